@@ -1,0 +1,54 @@
+# Everything a person or CI runs. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+DEMO_DATA ?= data/demo
+DEMO_RUN ?= runs/demo
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help install demo test test-slow lint types format lock benchmark clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 14
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Tubelet needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	@echo "Installing the pinned dependencies into $(VENV) (one to three minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+install: $(STAMP)  ## Make the virtual environment with the pinned dependencies
+
+demo: $(STAMP)  ## Make a small video dataset, train a small ViViT on it, evaluate it (about 2 minutes)
+	$(BIN)/python -m tools.make_demo_data --out=$(DEMO_DATA)
+	$(BIN)/python main.py --config=configs/vivit/demo.py --workdir=$(DEMO_RUN) --config.datasets.demo.dir=$(DEMO_DATA)
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-slow: $(STAMP)  ## Run the slow tests too
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)  ## Check format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## Check types, strictly in train_lib and datasets
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmark: $(STAMP)  ## Measure the loop's own overhead
+	$(BIN)/python -m benchmarks.loop_overhead
+
+lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal -p 3.11 --no-emit-index-url \
+	  --no-emit-find-links --no-annotate --no-header --upgrade -o requirements.lock
+
+clean:  ## Remove the virtual environment, caches, the demo's data and its run
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN)

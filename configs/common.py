@@ -1,0 +1,109 @@
+"""Helpers that configs share: image ViT sizes and the parts every experiment has."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# Size -> width, depth, heads and MLP width of the image ViTs (arXiv:2010.11929, Table 1; Ti and S
+# from arXiv:2012.12877).
+VIT_SIZES = {
+  'Ti': {'hidden_size': 192, 'num_layers': 12, 'num_heads': 3, 'mlp_dim': 768},
+  'S': {'hidden_size': 384, 'num_layers': 12, 'num_heads': 6, 'mlp_dim': 1536},
+  'B': {'hidden_size': 768, 'num_layers': 12, 'num_heads': 12, 'mlp_dim': 3072},
+  'L': {'hidden_size': 1024, 'num_layers': 24, 'num_heads': 16, 'mlp_dim': 4096},
+  'H': {'hidden_size': 1280, 'num_layers': 32, 'num_heads': 16, 'mlp_dim': 5120},
+}
+
+
+def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
+  """Reads the `key=value,key=value` after the colon of `--config=FILE:...`.
+
+  Raises:
+    ValueError: A key that is not among `defaults`.
+  """
+  values = dict(defaults)
+  for item in filter(None, arg.split(',')):
+    key, _, value = item.partition('=')
+    if key not in defaults:
+      raise ValueError(f'Unknown config argument {key!r}; known: {sorted(defaults)}.')
+    values[key] = type(defaults[key])(value)
+  return values
+
+
+def sgd_momentum(learning_rate: float, warmup: str) -> ConfigDict:
+  """Synchronous SGD with momentum 0.9, cosine schedule and clipping at norm 1."""
+  return ConfigDict(
+    {
+      'update': {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False},
+      'learning_rate': learning_rate,
+      'warmup': warmup,
+      'schedule': 'cosine',
+      'max_grad_norm': 1.0,
+      'weight_decay': 0.0,
+    }
+  )
+
+
+def adamw(learning_rate: float, warmup: str, weight_decay: float) -> ConfigDict:
+  """AdamW with cosine schedule and clipping at norm 1."""
+  return ConfigDict(
+    {
+      'update': {'name': 'optax:scale_by_adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
+      'learning_rate': learning_rate,
+      'warmup': warmup,
+      'schedule': 'cosine',
+      'max_grad_norm': 1.0,
+      'weight_decay': weight_decay,
+    }
+  )
+
+
+def no_augmentation() -> ConfigDict:
+  """Every augmentation of the compiled step, switched off."""
+  return ConfigDict(
+    {
+      'color_jitter': {'prob': 0.0, 'grayscale_prob': 0.0},
+      'rand_augment': {'num_layers': 0, 'magnitude': 0.0},
+      'mixup': {'alpha': 0.0},
+    }
+  )
+
+
+def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.0) -> ConfigDict:
+  """A linear classifier trained with a softmax loss."""
+  return ConfigDict(
+    {
+      'dataset': dataset,
+      'labels': labels,
+      'head': {'name': 'models.heads:LinearHead'},
+      'loss': 'softmax',
+      'label_smoothing': label_smoothing,
+      'weight': 1.0,
+    }
+  )
+
+
+def weighted_sum_objective() -> ConfigDict:
+  """The weighted sum of the tasks' losses."""
+  return ConfigDict({'name': 'train_lib.objective:weighted_sum'})
+
+
+def from_scratch() -> ConfigDict:
+  """No weights to start from; set `init_from.path` to a file."""
+  return ConfigDict(
+    {
+      'path': '',
+      'kernel_inflation': 'central_frame',
+      'position_embedding': 'auto',
+      'position_resize': 'scenic',
+      'class_token': 'copy',
+      'init_temporal_attention': False,
+      'load_head': False,
+      'allow_new': (),
+      'allow_skipped': (),
+    }
+  )
+
+
+# Inputs in [-1, 1], as ViT and ViViT take them.
+CENTRED_PIXELS = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}

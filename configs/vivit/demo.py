@@ -1,0 +1,71 @@
+"""A small ViViT (factorised encoder, Model 2) on the procedural demo data; two CPU cores suffice.
+
+  python -m tools.make_demo_data --out=data/demo
+  python main.py --config=configs/vivit/demo.py --workdir=runs/demo
+
+`make demo` runs both. The argument picks another variant on the same data:
+`configs/vivit/demo.py:attention=spacetime`, or `:temporal_layers=0` for the average-pool baseline.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from configs.vivit import common as vivit
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """The experiment; `arg` may be `attention=...` and `temporal_layers=...`."""
+  choice = common.parse_arg(arg, attention='factorised_encoder', temporal_layers=2)
+  config = ConfigDict()
+  config.name = 'vivit/demo'
+  config.seed = 0
+  config.batch_size = 32  # clips a step, over all devices
+  config.duration = '1600 steps'  # or '32 epochs': every duration takes either
+  config.log_every = '100 steps'
+  config.compute_dtype = 'float32'  # 'bfloat16' on a GPU or TPU
+
+  # Pixels -> tokens -> features. The name is an import path; the rest are its arguments.
+  config.trunk = vivit.trunk('Ti', choice['attention'], choice['temporal_layers'])
+  config.trunk.update(
+    {'hidden_size': 64, 'num_layers': 3, 'num_heads': 4, 'mlp_dim': 128, 'tubelet': (4, 8, 8)}
+  )
+
+  # Where clips come from. Counts and class names are in the folder's manifest.
+  config.datasets = {
+    'demo': {
+      'dir': 'data/demo',
+      'benchmark': '',
+      'train_split': 'train',
+      'eval_split': 'test',
+      'temporal_views': 4,
+      'spatial_views': 1,
+      'clip': {
+        'frames': 8,
+        'stride': 3,
+        'resize': 32,
+        'crop': 32,
+        'scale_jitter': (1.0, 1.15),
+        'scale_jitter_prob': 1.0,
+        'flip_prob': 0.0,  # a flip would turn "moves left" into "moves right"
+        'short_clip': 'loop',
+      },
+    }
+  }
+  config.tasks = {'motion': common.linear_task('demo', 'motion')}
+  config.objective = common.weighted_sum_objective()
+  config.pixels = common.CENTRED_PIXELS
+  config.augment = common.no_augmentation()
+  config.optimizer = common.adamw(2e-3, warmup='50 steps', weight_decay=0.05)
+  config.evaluation = {
+    'every': '400 steps',
+    'batch_size': 16,
+    'joint_tasks': {},
+    'pictures': True,
+  }
+  config.checkpoint = {'every': '400 steps', 'keep': 2, 'best_metric': 'top1/motion'}
+  config.init_from = common.from_scratch()
+  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
+  config.grad_accumulation = 1
+  config.ema_decay = 0.0
+  config.loader_threads = 2
+  return config

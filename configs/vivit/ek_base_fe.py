@@ -1,0 +1,20 @@
+"""ViViT-B/16x2, factorised encoder (Model 2), on Epic Kitchens-100.
+
+Table 2: action top-1 43.7 (all regularisers of Table 4), from Kinetics-400 weights.
+
+  python main.py --config=configs/vivit/ek_base_fe.py --workdir=runs/ek_base_fe \
+      --config.init_from.path=runs/k400_base_fe
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+from configs.vivit import common
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """The experiment; `arg` may be `temporal_layers=...`, the depth of the temporal encoder."""
+  layers = parse_arg(arg, temporal_layers=4)['temporal_layers']
+  return common.experiment(
+    'ek_base_fe', 'epic_kitchens', 'B', 'factorised_encoder', temporal_layers=layers
+  )

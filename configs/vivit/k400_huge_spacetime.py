@@ -1,0 +1,16 @@
+"""ViViT-H/16x2, spatio-temporal attention (Model 1), on Kinetics-400.
+
+Section 4.3: top-1 84.9 (ViViT-H from a JFT image model, which is not public).
+
+  python main.py --config=configs/vivit/k400_huge_spacetime.py --workdir=runs/k400_huge_spacetime \
+      --config.init_from.path=ViT-H_14.npz
+"""
+
+from ml_collections import ConfigDict
+
+from configs.vivit import common
+
+
+def get_config() -> ConfigDict:
+  """The experiment."""
+  return common.experiment('k400_huge_spacetime', 'kinetics400', 'H', 'spacetime', spatial_views=3)

@@ -1,0 +1,23 @@
+"""ViViT-B/16x2, factorised encoder (Model 2), on Something-Something v2.
+
+Base counterpart of the Table 6 row, from Kinetics-400 weights, with the regularisers of Table 4.
+
+  python main.py --config=configs/vivit/ssv2_base_fe.py --workdir=runs/ssv2_base_fe \
+      --config.init_from.path=runs/k400_base_fe
+
+Table 7 gives every dataset a flip probability of 0.5. Some classes here name a direction: consider
+`--config.datasets.ssv2.clip.flip_prob=0`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import parse_arg
+from configs.vivit import common
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  """The experiment; `arg` may be `temporal_layers=...`, the depth of the temporal encoder."""
+  layers = parse_arg(arg, temporal_layers=4)['temporal_layers']
+  return common.experiment(
+    'ssv2_base_fe', 'ssv2', 'B', 'factorised_encoder', temporal_layers=layers
+  )

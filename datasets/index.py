@@ -1,0 +1,314 @@
+"""Where every frame of a split lies: built once by scanning the shards, kept beside them as one npz."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from datasets import manifest as manifest_lib
+from datasets import records
+from errors import DataError
+
+FORMAT_VERSION = 1
+PROGRESS_AFTER_SECONDS = 2.0
+
+# Frames further apart than this in a file are read by separate calls.
+_MERGE_GAP_BYTES = 256 * 1024
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Index:
+  """Arrays over the R records, F frames and L labels of a split.
+
+  Records' frames, labels and keys are concatenated; `*_start` [R+1] int64 says where each record's
+  begin. A frame's byte offset in its shard is `record_offset + frame_offset`.
+  """
+
+  shard: _Array  # [R] int32, position in the manifest's shard list
+  record_offset: _Array  # [R] int64, of the payload in the shard
+  frame_start: _Array  # [R+1] int64
+  frame_offset: _Array  # [F] uint32, inside the payload
+  frame_length: _Array  # [F] uint32
+  frame_crc: _Array  # [F] uint32, zlib.crc32 of the encoded frame
+  label_start: _Array  # [R+1] int64
+  label: _Array  # [L] int32, global class index
+  key_start: _Array  # [R+1] int64
+  key_bytes: _Array  # [...] uint8, UTF-8
+
+  def __len__(self) -> int:
+    return len(self.shard)
+
+  @property
+  def num_frames(self) -> _Array:
+    """Frames of each record, int64 [R]."""
+    return np.diff(self.frame_start)
+
+  def frames(self, row: int) -> tuple[_Array, _Array, _Array]:
+    """File offsets (int64), lengths and crc32s (uint32) of a record's frames, each [frames]."""
+    span = slice(self.frame_start[row], self.frame_start[row + 1])
+    offsets = self.record_offset[row] + self.frame_offset[span].astype(np.int64)
+    return offsets, self.frame_length[span], self.frame_crc[span]
+
+  def labels(self, row: int) -> _Array:
+    """Global class indices of a record, int32 [labels]."""
+    return self.label[self.label_start[row] : self.label_start[row + 1]]
+
+  def key(self, row: int) -> str:
+    """Name of a record."""
+    return self.key_bytes[self.key_start[row] : self.key_start[row + 1]].tobytes().decode()
+
+
+def read_spans(path: str | os.PathLike[str], offsets: _Array, lengths: _Array) -> list[bytes]:
+  """Bytes of a file at ascending offsets, by one `pread` for each run without a large gap.
+
+  A file that ends too early gives short values, for the caller's crc check to find.
+
+  Raises:
+    DataError: the file is missing.
+  """
+  try:
+    file = os.open(path, os.O_RDONLY)
+  except FileNotFoundError as error:
+    raise DataError(f'{path}: shard is missing. Copy or write it again.') from error
+  try:
+    result: list[bytes] = []
+    ends = offsets + lengths
+    breaks = np.flatnonzero(offsets[1:] - ends[:-1] > _MERGE_GAP_BYTES) + 1
+    for run in np.split(np.arange(len(offsets)), breaks):
+      start = int(offsets[run[0]])
+      span = _pread(file, int(ends[run[-1]]) - start, start)
+      result.extend(span[offsets[i] - start : ends[i] - start] for i in run)
+    return result
+  finally:
+    os.close(file)
+
+
+def _pread(file: int, length: int, offset: int) -> bytes:
+  data = os.pread(file, length, offset)
+  while len(data) < length:
+    more = os.pread(file, length - len(data), offset + len(data))
+    if not more:
+      break
+    data += more
+  return data
+
+
+def open_index(
+  directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str
+) -> Index:
+  """Loads the split's index, or builds and saves it when there is none that fits the manifest.
+
+  Raises:
+    DataError: the split does not exist, or a shard or record cannot be used (see `build`).
+  """
+  if split not in manifest.splits:
+    raise DataError(f'{directory}: no split {split!r}; the manifest has {sorted(manifest.splits)}.')
+  for path in index_paths(directory, manifest, split):
+    index = _load(path, manifest, split)
+    if index is not None:
+      return index
+  index = build(directory, manifest, split)
+  save(directory, manifest, split, index)
+  return index
+
+
+def index_paths(
+  directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str
+) -> tuple[Path, Path]:
+  """Where the index may lie: beside the shards, and in the cache for read-only directories."""
+  cache = Path(os.environ.get('TUBELET_CACHE') or Path.home() / '.cache' / 'tubelet')
+  place = hashlib.sha256(str(Path(directory).resolve()).encode()).hexdigest()[:8]
+  cached = f'{split}-{place}-{manifest.sha256[:16]}.index.npz'
+  return Path(directory) / f'{split}.index.npz', cache / cached
+
+
+def build(directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str) -> Index:
+  """Scans a split's shards, with a progress bar when that takes more than two seconds.
+
+  Raises:
+    DataError: gzip, truncation or foreign framing; a record that is no SequenceExample or lacks
+      frames, labels or a key; a label out of range; not exactly one label in a single-label group;
+      a record count that differs from the manifest. The message names file, byte offset and key.
+  """
+  shards = manifest.splits[split].shards
+  builder = _Builder(manifest)
+  scan = _scan(Path(directory), shards, builder)
+  total = manifest.splits[split].examples
+  for _ in _with_progress(scan, total, f'indexing {Path(directory).name}/{split}'):
+    pass
+  return builder.finish()
+
+
+def save(
+  directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str, index: Index
+) -> Path | None:
+  """Writes the index atomically beside the shards, else into the cache; None if neither works."""
+  for path in index_paths(directory, manifest, split):
+    try:
+      _write(path, manifest, split, index)
+    except OSError as error:
+      logging.getLogger(__name__).warning('index not written to %s: %s', path, error)
+      continue
+    return path
+  return None
+
+
+def _write(path: Path, manifest: manifest_lib.Manifest, split: str, index: Index) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = manifest_lib.temporary_path(path)
+  arrays = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
+  try:
+    with open(temporary, 'wb') as file:
+      np.savez(file, stamp=np.array(_stamp(manifest, split)), **arrays)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path, manifest: manifest_lib.Manifest, split: str) -> Index | None:
+  """The stored index, or None when it is absent, unreadable or of other content."""
+  if not path.exists():
+    return None
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      if str(stored['stamp']) != _stamp(manifest, split):
+        return None
+      return Index(**{field.name: stored[field.name] for field in dataclasses.fields(Index)})
+  except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    logging.getLogger(__name__).warning('index %s is unreadable, building it: %s', path, error)
+    return None
+
+
+def _stamp(manifest: manifest_lib.Manifest, split: str) -> str:
+  return f'{FORMAT_VERSION} {split} {manifest.sha256}'
+
+
+class _Builder:
+  """Collects records into the arrays of an Index, checking each."""
+
+  def __init__(self, manifest: manifest_lib.Manifest):
+    self._tasks = manifest.tasks
+    self._num_labels = manifest.num_labels
+    self._records: list[tuple[int, int]] = []  # shard, offset
+    self._frames: list[_Array] = []  # per record [frames, 3]: offset, length, crc
+    self._labels: list[list[int]] = []
+    self._keys: list[bytes] = []
+
+  def add(self, shard: int, offset: int, payload: bytes, where: str) -> None:
+    try:
+      example = records.parse_sequence_example(payload)
+    except DataError as error:
+      raise DataError(
+        f'{where}: not a SequenceExample: {error} of the record. Expected the DMVR / MediaSequence '
+        'layout; write the shard again.'
+      ) from error
+    key, labels = self._checked(example, where)
+    frames = [(at, n, zlib.crc32(payload[at : at + n])) for at, n in example.frames or ()]
+    self._records.append((shard, offset))
+    self._frames.append(np.array(frames, np.uint32))
+    self._labels.append(labels)
+    self._keys.append(key.encode())
+
+  def _checked(self, example: records.ParsedExample, where: str) -> tuple[str, list[int]]:
+    """Key and labels of a parsed record, or the DataError that says what is wrong with it."""
+    found = sorted([*example.context, *example.list_names])
+    wanted = [records.FRAMES, records.LABEL_INDEX, f'{records.KEY} (or {records.KEY_FALLBACK})']
+    layout = f'The record has {found}; wanted {wanted}.'
+    key = example.key
+    if key is None:
+      raise DataError(f'{where}: no key. {layout}')
+    where = f'{where}, key {key!r}'
+    if not example.frames:
+      problem = 'no frames' if example.frames is None else f'{records.FRAMES!r} is an empty list'
+      raise DataError(f'{where}: {problem}. {layout}')
+    if any(length == 0 for _, length in example.frames):
+      empty = [i for i, (_, length) in enumerate(example.frames) if length == 0]
+      raise DataError(f'{where}: frames {empty[:5]} have no bytes. Write the record again.')
+    if records.LABEL_INDEX not in example.context:
+      raise DataError(f'{where}: no labels. {layout}')
+    labels = example.context[records.LABEL_INDEX]
+    self._check_labels(labels, where)
+    return key, labels
+
+  def _check_labels(self, labels: list[Any], where: str) -> None:
+    wrong = [x for x in labels if not isinstance(x, int) or not 0 <= x < self._num_labels]
+    if wrong:
+      groups = {name: (t.offset, t.offset + t.num_classes - 1) for name, t in self._tasks.items()}
+      raise DataError(
+        f'{where}: {records.LABEL_INDEX} holds {wrong[:5]}, expected integers in '
+        f'[0, {self._num_labels - 1}] (groups, first to last: {groups}). '
+        'Correct the class list of the manifest or write the record again.'
+      )
+    for name, task in self._tasks.items():
+      own = [x for x in labels if 0 <= x - task.offset < task.num_classes]
+      if not task.multi_label and len(own) != 1:
+        raise DataError(
+          f'{where}: {len(own)} labels {own[:5]} in the single-label group {name!r} (global '
+          f'indices {task.offset} to {task.offset + task.num_classes - 1}), expected exactly one. '
+          'Write the record again, or mark the group multi_label in the manifest.'
+        )
+
+  def finish(self) -> Index:
+    shard_offset = np.array(self._records, np.int64)
+    frames = np.concatenate(self._frames)
+    return Index(
+      shard=shard_offset[:, 0].astype(np.int32),
+      record_offset=shard_offset[:, 1],
+      frame_start=_starts(self._frames),
+      frame_offset=np.ascontiguousarray(frames[:, 0]),
+      frame_length=np.ascontiguousarray(frames[:, 1]),
+      frame_crc=np.ascontiguousarray(frames[:, 2]),
+      label_start=_starts(self._labels),
+      label=np.array([x for labels in self._labels for x in labels], np.int32),
+      key_start=_starts(self._keys),
+      key_bytes=np.frombuffer(b''.join(self._keys), np.uint8),
+    )
+
+
+def _starts(items: Iterable[Any]) -> _Array:
+  return np.cumsum([0, *(len(item) for item in items)], dtype=np.int64)
+
+
+def _scan(
+  directory: Path, shards: tuple[manifest_lib.Shard, ...], builder: _Builder
+) -> Iterator[None]:
+  for number, shard in enumerate(shards):
+    path = directory / shard.name
+    count = 0
+    for offset, payload in records.read_records(path):
+      builder.add(number, offset, payload, f'{path}, record {count} at byte {offset}')
+      count += 1
+      yield
+    if count != shard.examples:
+      raise DataError(
+        f'{path}: holds {count} records, {manifest_lib.FILE_NAME} says {shard.examples}. '
+        'Write the manifest again.'
+      )
+
+
+def _with_progress(items: Iterator[None], total: int, title: str) -> Iterator[None]:
+  """Passes items on and draws a bar once they have taken longer than two seconds."""
+  bar = Progress(transient=True, auto_refresh=False)
+  task = bar.add_task(title, total=total)
+  refresh = time.monotonic() + PROGRESS_AFTER_SECONDS
+  try:
+    for done, item in enumerate(items, start=1):
+      yield item
+      if time.monotonic() >= refresh:
+        bar.start()
+        bar.update(task, completed=done, refresh=True)
+        refresh = time.monotonic() + 0.2
+  finally:
+    if bar.live.is_started:
+      bar.stop()

@@ -1,0 +1,237 @@
+"""What a dataset directory holds: splits, shards, label groups. Read and written as `manifest.json`."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from errors import DataError
+
+FILE_NAME = 'manifest.json'
+FORMAT_VERSION = 1
+
+_HOW_TO_MAKE = (
+  'Make one by writing the records with `datasets.records.write_split` (or describing shards that '
+  'exist already with `datasets.records.describe_split`) followed by `datasets.manifest.write`; '
+  'for the demo dataset run `python -m tools.make_demo_data --out=DIR`.'
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One TFRecord file: its name inside the dataset directory, size in bytes and record count."""
+
+  name: str
+  bytes: int
+  examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The shards of one split, in reading order."""
+
+  name: str
+  shards: tuple[Shard, ...]
+
+  @property
+  def examples(self) -> int:
+    """Number of records over all shards."""
+    return sum(shard.examples for shard in self.shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLabels:
+  """One label group: class k of the group is stored as `offset + k` in `clip/label/index`."""
+
+  classes: tuple[str, ...]
+  multi_label: bool
+  offset: int
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes in the group."""
+    return len(self.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """Splits and label groups of a dataset; `source` says how it was made (any JSON mapping)."""
+
+  splits: Mapping[str, Split]
+  tasks: Mapping[str, TaskLabels]
+  source: Mapping[str, Any]
+
+  @property
+  def num_labels(self) -> int:
+    """Size of the global label space, the sum of the groups' classes."""
+    return sum(task.num_classes for task in self.tasks.values())
+
+  @property
+  def sha256(self) -> str:
+    """Hash over the format version, shard lists with sizes, label groups in order, and source."""
+    content = [FORMAT_VERSION, _splits_json(self), list(_tasks_json(self).items()), self.source]
+    text = json.dumps(content, sort_keys=True, separators=(',', ':'))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def create(
+  splits: Sequence[Split],
+  tasks: Mapping[str, tuple[Sequence[str], bool]],
+  source: Mapping[str, Any] | None = None,
+) -> Manifest:
+  """Builds a manifest from splits and `{group: (classes, multi_label)}`, offsets in that order.
+
+  Raises:
+    DataError: an empty split, no splits or groups, or duplicate names.
+  """
+  groups: dict[str, TaskLabels] = {}
+  offset = 0
+  for name, (classes, multi_label) in tasks.items():
+    groups[name] = TaskLabels(tuple(classes), bool(multi_label), offset)
+    offset += len(classes)
+  by_name = {split.name: split for split in splits}
+  if len(by_name) != len(splits):
+    raise DataError(f'manifest: split names repeat: {[split.name for split in splits]}.')
+  manifest = Manifest(by_name, groups, dict(source or {}))
+  _check_content(manifest, 'manifest')
+  return manifest
+
+
+def write(directory: str | os.PathLike[str], manifest: Manifest) -> Path:
+  """Writes `manifest.json` atomically into the directory of the shards and returns its path."""
+  path = Path(directory) / FILE_NAME
+  content = {
+    'format_version': FORMAT_VERSION,
+    'splits': _splits_json(manifest),
+    'tasks': _tasks_json(manifest),
+    'source': dict(manifest.source),
+    'sha256': manifest.sha256,
+  }
+  temporary = temporary_path(path)
+  temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+  os.replace(temporary, path)
+  return path
+
+
+def temporary_path(path: Path) -> Path:
+  """A hidden name beside `path` that no other process or host uses, to rename when complete."""
+  return path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+
+
+def load(directory: str | os.PathLike[str]) -> Manifest:
+  """Reads `manifest.json` and checks it against its hash and the shards on disk.
+
+  Raises:
+    DataError: missing or broken file, unknown version, wrong hash, missing shard, a size that
+      differs from the shard on disk, or an empty split.
+  """
+  path = Path(directory) / FILE_NAME
+  content = _read_json(path)
+  version = content.get('format_version')
+  if version != FORMAT_VERSION:
+    raise DataError(
+      f'{path}: format_version is {version!r}, expected {FORMAT_VERSION}. '
+      'Write the dataset again with this version of the code.'
+    )
+  try:
+    manifest = _from_json(content)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise DataError(
+      f'{path}: broken manifest ({type(error).__name__}: {error}). {_HOW_TO_MAKE}'
+    ) from error
+  _check_content(manifest, str(path))
+  if content.get('sha256') != manifest.sha256:
+    raise DataError(
+      f'{path}: sha256 is {content.get("sha256")!r}, but the content hashes to '
+      f'{manifest.sha256!r}: the file was edited by hand. {_HOW_TO_MAKE}'
+    )
+  _check_shards(Path(directory), manifest)
+  return manifest
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise DataError(f'{path}: no such file, so this is no dataset. {_HOW_TO_MAKE}') from error
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise DataError(f'{path}: not valid JSON ({error}). {_HOW_TO_MAKE}') from error
+  if not isinstance(content, dict):
+    raise DataError(f'{path}: expected a JSON object, got {type(content).__name__}.')
+  return content
+
+
+def _from_json(content: Mapping[str, Any]) -> Manifest:
+  splits = {}
+  for name, split in content['splits'].items():
+    shards = tuple(
+      Shard(str(shard['name']), int(shard['bytes']), int(shard['examples']))
+      for shard in split['shards']
+    )
+    splits[name] = Split(name, shards)
+    if split['examples'] != splits[name].examples:
+      raise ValueError(
+        f'split {name!r} says {split["examples"]} examples, its shards {splits[name].examples}'
+      )
+  tasks = {}
+  offset = 0
+  for name, task in content['tasks'].items():
+    classes = tuple(str(label) for label in task['classes'])
+    tasks[name] = TaskLabels(classes, bool(task['multi_label']), offset)
+    offset += len(classes)
+  return Manifest(splits, tasks, dict(content['source']))
+
+
+def _splits_json(manifest: Manifest) -> dict[str, Any]:
+  return {
+    name: {
+      'examples': split.examples,
+      'shards': [dataclasses.asdict(shard) for shard in split.shards],
+    }
+    for name, split in manifest.splits.items()
+  }
+
+
+def _tasks_json(manifest: Manifest) -> dict[str, Any]:
+  return {
+    name: {'classes': list(task.classes), 'multi_label': task.multi_label}
+    for name, task in manifest.tasks.items()
+  }
+
+
+def _check_content(manifest: Manifest, where: str) -> None:
+  if not manifest.splits or not manifest.tasks:
+    raise DataError(f'{where}: needs at least one split and one label group.')
+  for name, split in manifest.splits.items():
+    if split.examples == 0:
+      raise DataError(f'{where}: split {name!r} holds no examples. Write it again or leave it out.')
+    if any(os.path.basename(shard.name) != shard.name for shard in split.shards):
+      raise DataError(f'{where}: split {name!r}: shard names must be plain file names.')
+  for name, task in manifest.tasks.items():
+    if not task.classes:
+      raise DataError(f'{where}: label group {name!r} has no classes.')
+    if len(set(task.classes)) != len(task.classes):
+      repeated = sorted({label for label in task.classes if task.classes.count(label) > 1})
+      raise DataError(f'{where}: label group {name!r} repeats class names: {repeated[:5]}.')
+
+
+def _check_shards(directory: Path, manifest: Manifest) -> None:
+  for split in manifest.splits.values():
+    for shard in split.shards:
+      path = directory / shard.name
+      try:
+        size = path.stat().st_size
+      except FileNotFoundError as error:
+        raise DataError(
+          f'{path}: shard of split {split.name!r} listed in {FILE_NAME} is missing. '
+          'Copy it again, or write the dataset again.'
+        ) from error
+      if size != shard.bytes:
+        raise DataError(
+          f'{path}: has {size} bytes, {FILE_NAME} says {shard.bytes}: the shard is truncated or '
+          'was replaced. Copy it again, or write the dataset again.'
+        )

@@ -1,0 +1,397 @@
+"""ViViT: A Video Vision Transformer (Arnab et al., ICCV 2021), all four models in one trunk.
+
+An image ViT is the same module with attention='spacetime', a tubelet of (1, p, p) and one frame.
+Parameter paths are Scenic's; its `output_projection` and `pre_logits` live in `models.heads`.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from errors import ConfigError
+from models import layers
+from models.features import Features
+
+_CHOICES = {
+  'attention': (
+    'spacetime',  # Model 1
+    'factorised_encoder',  # Model 2; with temporal_num_layers=0 the average-pooling baseline
+    'factorised_self_attention',  # Model 3
+    'factorised_dot_product',  # Model 4
+  ),
+  'attention_order': ('space_time', 'time_space'),
+  'pooling': ('token', 'mean'),
+  'pooling_norm': ('before', 'after'),
+  'tokeniser': ('tubelet', 'uniform_frames'),
+  'kernel_init_method': ('lecun_normal', 'central_frame'),
+  'temporal_attention_init': ('zeros', 'zeros_all', 'default'),
+  'gelu': tuple(layers.ACTIVATIONS),
+}
+
+
+def uniform_frame_indices(num_frames: int, num_sampled: int) -> np.ndarray:
+  """Frames round(k * T / (n + 1)), k = 1..n, halves to even; all T if n >= T (ViViT sec. 3.2)."""
+  if num_sampled >= num_frames:
+    return np.arange(num_frames)
+  ticks = np.arange(1, num_sampled + 1) * num_frames / (num_sampled + 1)
+  return np.round(ticks).astype(np.int64)
+
+
+def central_frame_init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+  """A LeCun-normal 2-D kernel at time index t // 2 of (t, h, w, C_in, C_out), zeros elsewhere.
+
+  DEVIATION: Scenic's from-scratch initialiser zeroes along the width axis; this is the time axis,
+  as in ViViT Eq. 9.
+  """
+  frame = nn.initializers.lecun_normal()(key, tuple(shape[1:]), dtype)
+  return jnp.zeros(shape, dtype).at[shape[0] // 2].set(frame)
+
+
+def factorised_dot_product_attention(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  *,
+  num_frames: int,
+  mask: jax.Array | None = None,
+  dropout_rate: float = 0.0,
+  deterministic: bool = True,
+  dropout_rng: jax.Array | None = None,
+) -> jax.Array:
+  """Model 4: the first half of the heads attends over time, the second over space (sec. 3.3).
+
+  Arguments and result as `layers.dot_product_attention` with N = num_frames * nh * nw; `mask` must
+  be None.
+  """
+  if mask is not None:
+    raise ValueError('Factorised dot-product attention has no one (N, N) attention map to mask.')
+  heads = query.shape[-2] // 2
+  options = {'dropout_rate': dropout_rate, 'deterministic': deterministic}
+  rngs = (None, None) if dropout_rng is None else jax.random.split(dropout_rng)
+  grids = [
+    einops.rearrange(x, '... (t s) h d -> ... t s h d', t=num_frames) for x in (query, key, value)
+  ]
+  over_time = layers.dot_product_attention(
+    *(x[..., :heads, :].swapaxes(-4, -3) for x in grids), dropout_rng=rngs[0], **options
+  ).swapaxes(-4, -3)  # [B, T, S, H/2, D]
+  over_space = layers.dot_product_attention(
+    *(x[..., heads:, :] for x in grids), dropout_rng=rngs[1], **options
+  )
+  return jnp.concatenate([over_time, over_space], axis=-2).reshape(query.shape)
+
+
+class FactorisedSelfAttentionBlock(nn.Module):
+  """Model 3: attention over one axis, then over the other, then the MLP (ViViT Eq. 4-6).
+
+  DEVIATION: stochastic depth applies to all three branches; Scenic ignores the setting in Model 3.
+
+  Attributes:
+    num_frames: nt; inputs are [B, nt * nh * nw, C].
+    attention_order: 'space_time' (paper) or 'time_space' (Scenic's default).
+    temporal_attention_init: see `ViViT`.
+  """
+
+  num_frames: int
+  num_heads: int
+  mlp_dim: int
+  attention_order: str
+  temporal_attention_init: str
+  dropout_rate: float = 0.0
+  attention_dropout_rate: float = 0.0
+  stochastic_depth_rate: float = 0.0
+  gelu: str = 'tanh'
+  layer_norm_epsilon: float = 1e-6
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool) -> jax.Array:
+    """[B, T*S, C] -> [B, T*S, C]; `mask` must be None."""
+    if mask is not None:
+      raise ValueError('Factorised self-attention has no one (N, N) attention map to mask.')
+    x = einops.rearrange(inputs, 'b (t s) c -> b t s c', t=self.num_frames)
+    for axis in self.attention_order.split('_'):
+      x = x + self._drop(axis, self._attend(axis, x, train), train)
+    y = self._norm('LayerNorm_mlp')(x)
+    y = layers.Mlp(self.mlp_dim, self.dropout_rate, self.gelu, self.dtype, name='MlpBlock')(
+      y, train=train
+    )
+    return (x + self._drop('mlp', y, train)).reshape(inputs.shape)  # [B, T*S, C]
+
+  def _attend(self, axis: str, x: jax.Array, train: bool) -> jax.Array:
+    x = self._norm(f'LayerNorm_{axis}')(x)
+    attention = layers.MultiHeadAttention(
+      num_heads=self.num_heads,
+      dropout_rate=self.attention_dropout_rate,
+      dtype=self.dtype,
+      name=f'MultiHeadDotProductAttention_{axis}',
+      **(self._temporal_init() if axis == 'time' else {}),
+    )
+    if axis == 'time':
+      x = attention(x.swapaxes(1, 2), train=train).swapaxes(1, 2)  # over T of [B, S, T, C]
+    else:
+      x = attention(x, train=train)  # over S of [B, T, S, C]
+    return nn.Dropout(self.dropout_rate, name=f'dropout_{axis}')(x, deterministic=not train)
+
+  def _temporal_init(self) -> dict[str, Any]:
+    zeros = nn.initializers.zeros
+    return {
+      'default': {},
+      'zeros': {'out_kernel_init': zeros},
+      'zeros_all': {'out_kernel_init': zeros, 'kernel_init': zeros},
+    }[self.temporal_attention_init]
+
+  def _norm(self, name: str) -> nn.LayerNorm:
+    return layers.layer_norm(name, epsilon=self.layer_norm_epsilon, dtype=self.dtype)
+
+  def _drop(self, name: str, branch: jax.Array, train: bool) -> jax.Array:
+    drop = layers.StochasticDepth(self.stochastic_depth_rate, name=f'drop_{name}')
+    return drop(branch, train=train)
+
+
+class ViViT(nn.Module):
+  """Video trunk of ViViT sections 3.2-3.4.
+
+  Attributes:
+    hidden_size, num_layers, num_heads, mlp_dim: of the encoder (Model 2: of the spatial encoder);
+      the sizes of the image ViTs are in `configs.common`.
+    tubelet: (t, h, w) in frames and pixels; t must be 1 for 'uniform_frames'.
+    attention: 'spacetime' (Model 1), 'factorised_encoder' (2), 'factorised_self_attention' (3) or
+      'factorised_dot_product' (4).
+    pooling: 'token' (class token) or 'mean'; Models 3 and 4 have no class token.
+    temporal_num_layers: required by Model 2, otherwise None; 0 is the average-pooling baseline.
+    temporal_num_heads, temporal_mlp_dim: of Model 2's temporal encoder; None = as the spatial one.
+    attention_order: of Model 3; 'space_time' is the paper's Eq. 4-6. DEVIATION: Scenic's default is
+      'time_space'.
+    temporal_attention_init: of Model 3's temporal attention. 'zeros' zeroes the output projection
+      only, so that Eq. 5 is the identity at first and everything trains. DEVIATION: the paper
+      (sec. 3.4) zeroes "all weights"; with 'zeros_all', which does that, queries, keys, values and
+      the output kernel receive no gradient, ever: only the output bias trains. 'default' draws them
+      like every other attention.
+    tokeniser: 'tubelet' or 'uniform_frames', 2-D patches on `num_sampled_frames` frames.
+    pooling_norm: 'before' (the encoder ends in `encoder_norm`) or 'after': no `encoder_norm`, the
+      mean passes through `fc_norm` instead (some timm ViTs); only with 'mean', not with Model 2.
+    kernel_init_method: of a tubelet kernel from scratch: 'lecun_normal' (Linen's default) or
+      'central_frame'.
+    stochastic_depth_rate: of the last layer; grows linearly with depth, in each encoder.
+    gelu, layer_norm_epsilon: 'tanh' and 1e-6 as in Scenic; other checkpoints need 'erf' or 1e-12.
+    remat: recompute blocks in the backward pass.
+    dtype: compute dtype; parameters are float32.
+  """
+
+  hidden_size: int
+  num_layers: int
+  num_heads: int
+  mlp_dim: int
+  tubelet: Sequence[int]
+  attention: str
+  pooling: str
+  temporal_num_layers: int | None = None
+  temporal_num_heads: int | None = None
+  temporal_mlp_dim: int | None = None
+  attention_order: str = 'space_time'
+  temporal_attention_init: str = 'zeros'
+  tokeniser: str = 'tubelet'
+  num_sampled_frames: int | None = None
+  pooling_norm: str = 'before'
+  kernel_init_method: str = 'lecun_normal'
+  dropout_rate: float = 0.0
+  attention_dropout_rate: float = 0.0
+  stochastic_depth_rate: float = 0.0
+  gelu: str = 'tanh'
+  layer_norm_epsilon: float = 1e-6
+  remat: bool = False
+  dtype: Any = jnp.float32
+
+  def __post_init__(self) -> None:
+    _check(self)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, video: jax.Array, *, train: bool) -> Features:
+    """Turns video [B, T, H, W, 3], floats zero-centred in [-1, 1], into `Features`.
+
+    Raises:
+      ConfigError: T, H or W is not divisible by the tubelet.
+    """
+    grid = self.grid(video.shape)
+    tokens = self._tokenise(video.astype(self.dtype))  # [B, nt, nh, nw, C]
+    if self.attention == 'factorised_encoder':
+      tokens, pooled = self._factorised_encoder(tokens, train)
+    else:
+      tokens = einops.rearrange(tokens, 'b t h w c -> b (t h w) c')
+      tokens, pooled = self._encode('Transformer', 'cls', tokens, self._block(grid[0]), train)
+    return Features(tokens=tokens, pooled=pooled, grid=grid)
+
+  def grid(self, input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """(nt, nh, nw) tokens for a video of shape [..., T, H, W, 3].
+
+    Raises:
+      ConfigError: a size is not divisible by the tubelet. DEVIATION: Scenic cuts the rest off.
+    """
+    frames, height, width = input_shape[-4:-1]
+    if self.tokeniser == 'uniform_frames':
+      frames = min(frames, self.num_sampled_frames)
+    sizes, tubelet = (frames, height, width), tuple(self.tubelet)
+    if any(size % step or size < step for size, step in zip(sizes, tubelet)):
+      raise ConfigError(
+        f'trunk.tubelet: (t, h, w) = {tubelet} does not divide the input (T, H, W) = {sizes}; '
+        'change the tubelet, the number of frames or the crop size.'
+      )
+    return tuple(size // step for size, step in zip(sizes, tubelet))
+
+  def stages(self, input_shape: Sequence[int]) -> list[tuple[str, int, int]]:
+    """(name, sequences per clip, tokens per sequence) of each kind of attention, without params.
+
+    Class tokens count; Model 4 runs both of its stages with half of the heads each.
+    """
+    frames, height, width = self.grid(input_shape)
+    cls, space = int(self.pooling == 'token'), height * width
+    if self.attention == 'spacetime':
+      return [('Transformer', 1, frames * space + cls)]
+    if self.attention == 'factorised_encoder':
+      temporal = [('TemporalTransformer', 1, frames + cls)] if self.temporal_num_layers else []
+      return [('SpatialTransformer', frames, space + cls), *temporal]
+    return [('Transformer/space', frames, space), ('Transformer/time', space, frames)]
+
+  def _tokenise(self, video: jax.Array) -> jax.Array:
+    """One strided convolution, [B, T, H, W, 3] -> [B, nt, nh, nw, C]."""
+    tubelet = tuple(self.tubelet)
+    if self.tokeniser == 'uniform_frames':
+      video = video[:, uniform_frame_indices(video.shape[1], self.num_sampled_frames)]
+      tubelet = tubelet[1:]
+    init = nn.initializers.lecun_normal()
+    if self.kernel_init_method == 'central_frame':
+      init = central_frame_init
+    axes = (None,) * (len(tubelet) - 2) + ('patch', None, None, 'embed')
+    return nn.Conv(
+      self.hidden_size,
+      kernel_size=tubelet,
+      strides=tubelet,
+      padding='VALID',
+      kernel_init=layers.partitioned(init, *axes),
+      bias_init=layers.partitioned(nn.initializers.zeros, 'embed'),
+      dtype=self.dtype,
+      name='embedding',
+    )(video)
+
+  def _factorised_encoder(self, tokens: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    """Model 2: a spatial encoder on each frame, then a temporal one on their representations.
+
+    DEVIATION: frames draw independent dropout masks (Scenic's vmap shares one over the clip);
+    stochastic depth decides per clip, as its frames are one example.
+    """
+    tokens = einops.rearrange(tokens, 'b t h w c -> b t (h w) c')
+    tokens, pooled = self._encode(
+      'SpatialTransformer', 'cls_SpatialTransformer', tokens, self._block(1), train
+    )  # [B, T, S, C], [B, T, C]
+    tokens = einops.rearrange(tokens, 'b t s c -> b (t s) c')
+    if self.temporal_num_layers == 0:
+      return tokens, pooled.mean(axis=1)
+    block = functools.partial(
+      self._block(1),
+      num_heads=self.temporal_num_heads or self.num_heads,
+      mlp_dim=self.temporal_mlp_dim or self.mlp_dim,
+    )
+    _, pooled = self._encode('TemporalTransformer', 'cls_TemporalTransformer', pooled, block, train)
+    return tokens, pooled
+
+  def _encode(
+    self, name: str, cls: str, tokens: jax.Array, block: functools.partial, train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """[..., N, C] -> the encoder's tokens [..., N, C] without class token, and pooled [..., C]."""
+    temporal = name == 'TemporalTransformer'
+    if self.pooling == 'token':
+      tokens = layers.prepend_class_token(self, cls, tokens)
+    tokens = layers.Encoder(
+      num_layers=self.temporal_num_layers if temporal else self.num_layers,
+      block=block,
+      dropout_rate=self.dropout_rate,
+      stochastic_depth_rate=self.stochastic_depth_rate,
+      layer_norm_epsilon=self.layer_norm_epsilon,
+      final_norm=self.pooling_norm == 'before',
+      remat=self.remat,
+      dtype=self.dtype,
+      name=name,
+    )(tokens, train=train)
+    if self.pooling == 'token':
+      return tokens[..., 1:, :], tokens[..., 0, :]
+    pooled = tokens.mean(axis=-2)
+    if self.pooling_norm == 'after':
+      norm = layers.layer_norm('fc_norm', epsilon=self.layer_norm_epsilon, dtype=self.dtype)
+      pooled = norm(pooled)
+    return tokens, pooled
+
+  def _block(self, num_frames: int) -> functools.partial:
+    """The block class with everything set that is the same in each layer."""
+    common = {
+      'num_heads': self.num_heads,
+      'mlp_dim': self.mlp_dim,
+      'dropout_rate': self.dropout_rate,
+      'attention_dropout_rate': self.attention_dropout_rate,
+      'gelu': self.gelu,
+      'layer_norm_epsilon': self.layer_norm_epsilon,
+      'dtype': self.dtype,
+    }
+    if self.attention == 'factorised_self_attention':
+      return functools.partial(
+        FactorisedSelfAttentionBlock,
+        num_frames=num_frames,
+        attention_order=self.attention_order,
+        temporal_attention_init=self.temporal_attention_init,
+        **common,
+      )
+    if self.attention == 'factorised_dot_product':
+      common['attention'] = functools.partial(
+        factorised_dot_product_attention, num_frames=num_frames
+      )
+    return functools.partial(layers.EncoderBlock, **common)
+
+
+def _check(trunk: ViViT) -> None:
+  """Raises ConfigError for attributes that are out of range or contradict each other."""
+  for field, choices in _CHOICES.items():
+    if getattr(trunk, field) not in choices:
+      raise ConfigError(f'trunk.{field}={getattr(trunk, field)!r}: expected one of {choices}.')
+  for field in ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate'):
+    if not 0.0 <= getattr(trunk, field) < 1.0:
+      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected a rate in [0, 1).')
+  if len(trunk.tubelet) != 3 or min(trunk.tubelet) < 1:
+    raise ConfigError(f'trunk.tubelet={trunk.tubelet}: expected (t, h, w), each at least 1.')
+  for message in _contradictions(trunk):
+    raise ConfigError(message)
+
+
+def _contradictions(trunk: ViViT) -> list[str]:
+  attention, tokens = trunk.attention, trunk.pooling == 'token'
+  factorised_encoder = attention == 'factorised_encoder'
+  uniform = trunk.tokeniser == 'uniform_frames'
+  temporal = [trunk.temporal_num_layers, trunk.temporal_num_heads, trunk.temporal_mlp_dim]
+  central = trunk.kernel_init_method == 'central_frame'
+  checks = {
+    f"trunk.pooling='token': {attention!r} has no class token; set 'mean'.": (
+      tokens and attention in ('factorised_self_attention', 'factorised_dot_product')
+    ),
+    f'trunk.num_heads={trunk.num_heads}: {attention!r} halves the heads; set an even number.': (
+      attention == 'factorised_dot_product' and trunk.num_heads % 2 == 1
+    ),
+    "trunk.temporal_num_layers=None: 'factorised_encoder' needs it; 0 is the average-pool "
+    'baseline.': factorised_encoder and trunk.temporal_num_layers is None,
+    f'trunk.temporal_{{num_layers,num_heads,mlp_dim}}={temporal}: {attention!r} has no temporal '
+    'encoder; leave them None.': not factorised_encoder and any(x is not None for x in temporal),
+    "trunk.pooling_norm='after' needs pooling='mean' and one encoder.": (
+      trunk.pooling_norm == 'after' and (tokens or factorised_encoder)
+    ),
+    f'trunk.num_sampled_frames={trunk.num_sampled_frames}: set it, at least 1, with '
+    "tokeniser='uniform_frames' and only then.": uniform != bool(trunk.num_sampled_frames),
+    f"trunk.tubelet={tuple(trunk.tubelet)}: 'uniform_frames' has 2-D patches; set t = 1.": (
+      uniform and trunk.tubelet[0] != 1
+    ),
+    "trunk.kernel_init_method='central_frame' needs tokeniser='tubelet'.": uniform and central,
+  }
+  return [message for message, wrong in checks.items() if wrong]

@@ -1,0 +1,65 @@
+import contextlib
+import io
+import shutil
+
+import pytest
+
+from configs.vivit import demo
+from train_lib import data, loop
+from train_lib import experiment as experiment_lib
+from train_lib.mesh import make_mesh
+from train_lib.program import build_program
+
+
+def make_tiny_config(data_dir):
+  """The demo's config on the tiny demo data, at a size that compiles in seconds."""
+  config = demo.get_config()
+  config.batch_size = 8
+  config.duration = '6 steps'
+  config.log_every = '2 steps'
+  config.optimizer.warmup = '1 step'
+  config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
+  config.trunk.tubelet = (2, 8, 8)
+  config.trunk.temporal_num_layers = 1
+  config.evaluation.update({'every': '4 steps', 'batch_size': 6})
+  config.checkpoint.every = '3 steps'
+  config.datasets.demo.dir = str(data_dir)
+  config.datasets.demo.temporal_views = 2
+  config.datasets.demo.clip.update({'frames': 4, 'stride': 2, 'resize': 18, 'crop': 16})
+  return config
+
+
+@pytest.fixture
+def tiny_config(demo_data_dir):
+  return make_tiny_config(demo_data_dir)
+
+
+@pytest.fixture(scope='session')
+def finished_once(tmp_path_factory, demo_data_dir):
+  workdir = tmp_path_factory.mktemp('runs') / 'finished'
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    loop.run('train', make_tiny_config(demo_data_dir), str(workdir))
+  return workdir, printed.getvalue()
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+  """A copy of the folder of a finished run of the tiny config, and what the run printed."""
+  workdir, printed = finished_once
+  shutil.copytree(workdir, tmp_path / 'finished')
+  return tmp_path / 'finished', printed
+
+
+@pytest.fixture
+def build():
+  """Config -> its program on one device and the open training and evaluation splits."""
+
+  def build_(config, devices=None):
+    experiment = experiment_lib.parse(config)
+    train = data.open_split(experiment, experiment.dataset[1].train_split)
+    test = data.open_split(experiment, experiment.dataset[1].eval_split)
+    mesh = make_mesh(experiment.mesh, devices)
+    return build_program(experiment, data.facts_of(experiment, train), mesh), train, test
+
+  return build_

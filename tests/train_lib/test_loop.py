@@ -1,0 +1,277 @@
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from datasets import manifest as manifest_lib
+from errors import CheckpointMismatchError, ConfigError, DataError, TrainingDivergedError
+from train_lib import checkpoint, loop
+from train_lib.experiment import CheckpointConfig
+
+
+def scalars(workdir, prefix):
+  """step -> metrics of the lines that have any named `prefix/...`."""
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  skip = ('step', 'time', 'train/clips_per_second')
+  return {
+    line['step']: {k: v for k, v in line.items() if k not in skip}
+    for line in lines
+    if any(k.startswith(prefix) for k in line)
+  }
+
+
+def final_state(workdir, step):
+  folder = workdir / checkpoint.FOLDER / str(step)
+  assert folder.is_dir(), sorted(folder.parent.iterdir())
+  return checkpoint.load_params(str(workdir))
+
+
+def test_a_run_leaves_everything_a_person_looks_for(finished):
+  workdir, printed = finished
+  assert 'step 6/6 | loss' in printed
+  assert 'Resuming' not in printed
+  for part in ('checkpoint', 'TensorBoard', 'predictions.jsonl', 'confusion_motion.png'):
+    assert part in printed
+  assert sorted(scalars(workdir, 'train/')) == [2, 4, 6]
+  assert sorted(scalars(workdir, 'eval/')) == [4, 6]
+  assert list(workdir.glob('events.out.tfevents.*'))
+  assert json.loads((workdir / 'config.json').read_text())['batch_size'] == 8
+  results = workdir / 'eval' / '00000006'
+  names = {p.name for p in results.iterdir()}
+  assert names == {'metrics.json', 'predictions.jsonl', 'confusion_motion.png', 'clips_motion.png'}
+  lines = [json.loads(line) for line in (results / 'predictions.jsonl').read_text().splitlines()]
+  accuracy = np.mean([x['motion']['top5'][0]['class'] == x['motion']['label'] for x in lines])
+  metrics = json.loads((results / 'metrics.json').read_text())
+  assert metrics['examples'] == len(lines) == len({x['id'] for x in lines})
+  assert metrics['top1/motion'] == pytest.approx(accuracy)
+  assert len(lines[0]['motion']['top5']) == 5
+
+
+def test_a_second_start_says_it_is_done(finished, tiny_config, capsys):
+  workdir, _ = finished
+  loop.run('train', tiny_config, str(workdir))
+  assert 'already trained to step 6 of 6' in capsys.readouterr().out
+
+
+def test_eval_mode_repeats_the_last_evaluation(finished, tiny_config, capsys):
+  workdir, _ = finished
+  before = (workdir / 'eval' / '00000006' / 'predictions.jsonl').read_text()
+  loop.run('eval', tiny_config, str(workdir))
+  assert 'eval at 6' in capsys.readouterr().out
+  assert (workdir / 'eval' / '00000006' / 'predictions.jsonl').read_text() == before
+
+
+def test_checkpoint_meta_tells_what_the_run_was(finished):
+  workdir, _ = finished
+  checkpointer = checkpoint.Checkpointer(workdir, CheckpointConfig('never'))
+  meta = checkpointer.restore_meta(6)
+  checkpointer.close()
+  assert len(meta['class_names']['motion']) == 8
+  assert meta['position'] == {'step': 6, 'seed': 0, 'batch_size': 8, 'examples': 32}
+  assert meta['config']['name'] == 'vivit/demo'
+  assert set(meta['versions']) >= {'jax', 'flax'}
+  assert set(meta['metrics']) == {'loss/motion', 'top1/motion', 'top5/motion'}
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tiny_config, tmp_path):
+  workdir, _ = finished
+  loop.run('train', tiny_config, str(tmp_path / 'again'))
+  for prefix in ('train/', 'eval/'):
+    assert scalars(tmp_path / 'again', prefix) == scalars(workdir, prefix)
+  a, b = final_state(workdir, 6), final_state(tmp_path / 'again', 6)
+  assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+  tiny_config.seed = 1
+  loop.run('train', tiny_config, str(tmp_path / 'other'))
+  assert scalars(tmp_path / 'other', 'train/') != scalars(workdir, 'train/')
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(
+  finished, tiny_config, tmp_path, monkeypatch, capsys
+):
+  workdir, _ = finished
+  original = loop.MetricLog.add
+  seen = []
+
+  def interrupt(self, metrics):
+    original(self, metrics)
+    seen.append(1)
+    if len(seen) == 5:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(loop.MetricLog, 'add', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    loop.run('train', tiny_config, str(tmp_path / 'resumed'))
+  monkeypatch.undo()
+  capsys.readouterr()
+  loop.run('train', tiny_config, str(tmp_path / 'resumed'))
+  assert 'Resuming at step 3' in capsys.readouterr().out
+  # The log interval at steps 3-4 holds step 4 only after resuming at 3; the others are whole.
+  resumed, whole = scalars(tmp_path / 'resumed', 'train/'), scalars(workdir, 'train/')
+  assert resumed[6] == whole[6]
+  assert sorted(resumed) == sorted(whole)
+  assert scalars(tmp_path / 'resumed', 'eval/') == scalars(workdir, 'eval/')
+  a, b = final_state(workdir, 6), final_state(tmp_path / 'resumed', 6)
+  assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def test_the_best_checkpoint_is_kept(tiny_config, tmp_path):
+  tiny_config.update({'duration': '8 steps'})
+  tiny_config.evaluation.every = '2 steps'
+  tiny_config.checkpoint.update({'every': '2 steps', 'keep': 1, 'best_metric': 'loss/motion'})
+  tiny_config.optimizer.update({'learning_rate': 50.0, 'max_grad_norm': 0.0})  # It gets worse.
+  loop.run('train', tiny_config, str(tmp_path))
+  losses = {s: m['eval/loss/motion'] for s, m in scalars(tmp_path, 'eval/').items()}
+  best = min(losses, key=losses.get)
+  kept = {int(p.name) for p in (tmp_path / checkpoint.FOLDER).iterdir() if p.name.isdigit()}
+  assert kept == {best, 8}
+
+
+def test_init_from_a_run(finished, tiny_config, tmp_path, capsys):
+  workdir, _ = finished
+  tiny_config.init_from.update({'path': str(workdir), 'load_head': True})
+  loop.run('eval', tiny_config, str(tmp_path / 'other'))
+  printed = capsys.readouterr().out
+  assert 'loaded' in printed
+  before = json.loads((workdir / 'eval' / '00000006' / 'metrics.json').read_text())
+  after = json.loads((tmp_path / 'other' / 'eval' / '00000000' / 'metrics.json').read_text())
+  assert after == pytest.approx(before)
+
+
+def test_a_resumed_run_does_not_read_init_from_again(finished, tiny_config, capsys):
+  workdir, _ = finished
+  tiny_config.init_from.path = '/nowhere.npz'
+  tiny_config.duration = '7 steps'
+  loop.run('train', tiny_config, str(workdir))
+  assert (
+    '`init_from` /nowhere.npz was for its start and is not read again' in capsys.readouterr().out
+  )
+
+
+def test_init_mode_prints_and_writes_nothing(tiny_config, tmp_path, capsys):
+  loop.run('init', tiny_config, str(tmp_path / 'new'))
+  printed = capsys.readouterr().out
+  assert 'trunk/SpatialTransformer/encoderblock_0' in printed
+  assert 'GFLOPs per view' in printed
+  assert 'SpatialTransformer' in printed
+  assert not (tmp_path / 'new').exists()
+
+
+def test_init_mode_without_data_uses_the_benchmarks_classes(tiny_config, tmp_path, capsys):
+  tiny_config.datasets.demo.update({'dir': str(tmp_path / 'none'), 'benchmark': 'kinetics400'})
+  tiny_config.tasks.motion.labels = 'label'
+  loop.run('init', tiny_config, str(tmp_path / 'new'))
+  assert 'published figures of kinetics400' in capsys.readouterr().out
+
+
+def test_divergence_stops_the_run_and_names_the_steps(tiny_config, tmp_path):
+  tiny_config.optimizer.learning_rate = 1e30
+  tiny_config.optimizer.max_grad_norm = 0.0
+  tiny_config.optimizer.update = {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False}
+  with pytest.raises(TrainingDivergedError, match=r'in steps \d to \d.*learning_rate'):
+    loop.run('train', tiny_config, str(tmp_path))
+
+
+# --- Bad input: one named error, before any compile, nothing left behind. ---
+
+
+def rejects(config, workdir, error, message, monkeypatch, mode='train'):
+  def no_compile(*_):
+    raise AssertionError('initialised before the error')
+
+  monkeypatch.setattr(loop, 'fresh_state', no_compile)
+  with pytest.raises(error, match=message):
+    loop.run(mode, config, str(workdir))
+  assert not workdir.exists()
+
+
+def test_missing_manifest(tiny_config, tmp_path, monkeypatch):
+  tiny_config.datasets.demo.dir = str(tmp_path / 'none')
+  rejects(tiny_config, tmp_path / 'run', DataError, r'none.*manifest.json', monkeypatch)
+
+
+def test_missing_split(tiny_config, tmp_path, monkeypatch):
+  tiny_config.datasets.demo.eval_split = 'holdout'
+  rejects(tiny_config, tmp_path / 'run', DataError, r"holdout.*'?te?st'?", monkeypatch)
+
+
+def test_unknown_label_group(tiny_config, tmp_path, monkeypatch):
+  tiny_config.tasks.motion.labels = 'verb'
+  rejects(tiny_config, tmp_path / 'run', DataError, r"'verb'.*\['motion'\]", monkeypatch)
+
+
+def test_indivisible_input(tiny_config, tmp_path, monkeypatch):
+  tiny_config.datasets.demo.clip.frames = 5
+  rejects(tiny_config, tmp_path / 'run', ConfigError, r'trunk.tubelet.*\(5, 16, 16\)', monkeypatch)
+
+
+def test_unknown_key(tiny_config, tmp_path, monkeypatch):
+  tiny_config.trunk.hiden_size = 3
+  message = r'`trunk.hiden_size`. Did you mean `hidden_size`\?'
+  rejects(tiny_config, tmp_path / 'run', ConfigError, message, monkeypatch)
+
+
+def test_eval_without_a_checkpoint(tiny_config, tmp_path):
+  with pytest.raises(ConfigError, match=r'--mode=eval found no checkpoint in .*Train first'):
+    loop.run('eval', tiny_config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_unwritable_workdir(tiny_config, tmp_path):
+  blocked = tmp_path / 'file'
+  blocked.write_text('in the way')
+  with pytest.raises(ConfigError, match=r'--workdir=.*file/run is not writable'):
+    loop.run('train', tiny_config, str(blocked / 'run'))
+
+
+def test_missing_weights_leave_no_workdir(tiny_config, tmp_path):
+  tiny_config.init_from.path = str(tmp_path / 'none.npz')
+  with pytest.raises(CheckpointMismatchError, match=r'none.npz'):
+    loop.run('train', tiny_config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_class_count_disagrees_with_the_checkpoint(finished, tiny_config, tmp_path):
+  workdir, _ = finished
+  smaller = other_classes(tiny_config.datasets.demo.dir, tmp_path / 'data')
+  tiny_config.datasets.demo.dir = str(smaller)
+  with pytest.raises(CheckpointMismatchError, match=r"task 'motion' has 8 classes there, but 9"):
+    loop.run('train', tiny_config, str(workdir))
+
+
+def other_classes(source, target):
+  """The same records under a manifest with one more class."""
+  shutil.copytree(source, target)
+  old = manifest_lib.load(target)
+  group = old.tasks['motion']
+  tasks = {'motion': ((*group.classes, 'stands still'), group.multi_label)}
+  manifest_lib.write(target, manifest_lib.create(list(old.splits.values()), tasks))
+  return target
+
+
+def test_another_batch_size_is_not_the_same_run(finished, tiny_config):
+  workdir, _ = finished
+  tiny_config.update({'batch_size': 4, 'duration': '9 steps'})
+  with pytest.raises(CheckpointMismatchError, match='batch_size=8, but now it is 4'):
+    loop.run('train', tiny_config, str(workdir))
+
+
+def test_another_model_lists_the_paths(finished, tiny_config):
+  workdir, _ = finished
+  tiny_config.update({'duration': '9 steps'})
+  tiny_config.trunk.hidden_size = 8
+  with pytest.raises(CheckpointMismatchError) as caught:
+    loop.run('train', tiny_config, str(workdir))
+  message = str(caught.value)
+  assert (
+    '! params/trunk/embedding/kernel: checkpoint (2, 8, 8, 3, 16), model (2, 8, 8, 3, 8)' in message
+  )
+  assert 'opt_state' in message
+
+
+def test_scalars_are_finite(finished):
+  workdir, _ = finished
+  for line in scalars(workdir, 'train/').values():
+    assert all(math.isfinite(v) for v in line.values())

@@ -1,0 +1,205 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from errors import ConfigError
+from train_lib import data, evaluation
+from train_lib.state import random_key
+
+
+def batch_of(program, num_classes, size=8, views=None, label=None, mask=None):
+  rng = np.random.default_rng(0)
+  shape = (size, *program.input_shape[1:])
+  if views:
+    shape = (size, views, *program.input_shape[1:])
+  return {
+    'inputs': rng.integers(0, 256, shape, dtype=np.uint8),
+    'label': {'motion': np.arange(size, dtype=np.int32) % num_classes if label is None else label},
+    'batch_mask': np.ones(size, np.float32) if mask is None else mask,
+    'row': np.arange(size),
+  }
+
+
+def fake(config, head='FavouriteHead', **head_arguments):
+  config.trunk = {'name': 'fake_models:MeanPixelTrunk'}
+  config.tasks.motion.head = {'name': f'fake_models:{head}', **head_arguments}
+  return config
+
+
+def leaves_equal(a, b):
+  return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def test_fake_model_gives_exact_loss_and_accuracy(tiny_config, build):
+  program, *_ = build(fake(tiny_config, favourite=2, favourite_logit=3.0))
+  state = program.init()
+  _, metrics = program.train_step(state, program.to_device(batch_of(program, 8)))
+  log_z = math.log(math.exp(3) + 7)
+  assert float(metrics['loss'][0]) == pytest.approx(log_z - 3 / 8, rel=1e-6)
+  assert [float(x) for x in metrics['top1/motion']] == [1.0, 8.0]
+
+
+def test_label_smoothing_enters_the_training_loss_only(tiny_config, build):
+  tiny_config.tasks.motion.label_smoothing = 0.5
+  program, *_ = build(fake(tiny_config, favourite=0, favourite_logit=2.0))
+  label = np.zeros(8, np.int32)
+  _, metrics = program.train_step(
+    program.init(), program.to_device(batch_of(program, 8, label=label))
+  )
+  log_z = math.log(math.exp(2) + 7)
+  assert float(metrics['loss'][0]) == pytest.approx(log_z - 2 * (0.5 + 0.5 / 8), rel=1e-6)
+  evaluated = program.eval_step(
+    program.init().eval_variables, program.to_device(batch_of(program, 8, views=1, label=label))
+  )
+  total, count = evaluated['metrics']['loss/motion']
+  assert float(total / count) == pytest.approx(log_z - 2, rel=1e-6)
+
+
+def test_padding_does_not_count(tiny_config, build):
+  program, *_ = build(fake(tiny_config, favourite=1))
+  mask = np.array([1, 1, 1, 0, 0, 0], np.float32)
+  label = np.array([1, 0, 1, 1, 1, 1], np.int32)
+  batch = batch_of(program, 8, size=6, views=2, label=label, mask=mask)
+  metrics = program.eval_step(program.init().eval_variables, program.to_device(batch))['metrics']
+  assert [float(x) for x in metrics['top1/motion']] == [2.0, 3.0]
+  assert float(metrics['loss/motion'][1]) == 3.0
+
+
+def test_logits_are_averaged_over_views(tiny_config, build):
+  program, *_ = build(fake(tiny_config, head='PixelHead'))
+  batch = batch_of(program, 8, size=6, views=3)
+  result = program.eval_step(program.init().eval_variables, program.to_device(batch))
+  mean = (batch['inputs'].reshape(6, -1).mean(1) / 255 - 0.5) / 0.5
+  expected = np.exp(mean) / (np.exp(mean) + 7)
+  classes = result['top_classes']['motion']
+  probability = np.where(classes == 0, result['top_probabilities']['motion'], 0).sum(1)
+  shown = (np.asarray(classes) == 0).any(1)
+  np.testing.assert_allclose(probability[shown], expected[shown], rtol=1e-4)
+  assert shown.sum() > 0
+
+
+def test_joint_metric_is_the_top_scoring_pair(tiny_config, build):
+  tiny_config.tasks = {
+    'verb': {**tiny_config.tasks.motion.to_dict(), 'head': {'name': 'fake_models:FavouriteHead', 'favourite': 1}},
+    'noun': {**tiny_config.tasks.motion.to_dict(), 'head': {'name': 'fake_models:FavouriteHead', 'favourite': 2}},
+  }  # fmt: skip
+  tiny_config.trunk = {'name': 'fake_models:MeanPixelTrunk'}
+  tiny_config.evaluation.joint_tasks = {'action': ('verb', 'noun')}
+  tiny_config.checkpoint.best_metric = 'top1/action'
+  program, *_ = build(tiny_config)
+  batch = batch_of(program, 8, size=6, views=1)
+  batch['label'] = {
+    'verb': np.array([1, 1, 0, 1, 3, 1], np.int32),
+    'noun': np.array([2, 2, 2, 0, 4, 2], np.int32),
+  }
+  metrics = program.eval_step(program.init().eval_variables, program.to_device(batch))['metrics']
+  assert float(metrics['top1/action'][0]) == 3
+  assert float(metrics['top1/verb'][0]) == 4
+  assert float(metrics['top1/noun'][0]) == 4
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_config, build):
+  tiny_config.tasks.motion.head.kernel_init = 'lecun_normal'
+  whole, *_ = build(tiny_config)
+  tiny_config.grad_accumulation = 4
+  parts, *_ = build(tiny_config)
+  batch = batch_of(whole, 8)
+  a, metrics_a = whole.train_step(whole.init(), whole.to_device(batch))
+  _, metrics_b = parts.train_step(parts.init(), parts.to_device(batch))
+  norm_a, norm_b = metrics_a['gradient_norm'][0], metrics_b['gradient_norm'][0]
+  assert float(norm_a) == pytest.approx(float(norm_b), rel=1e-4)
+  loss_b, count_b = metrics_b['loss']
+  assert float(metrics_a['loss'][0]) == pytest.approx(float(loss_b / count_b), rel=1e-5)
+  assert not leaves_equal(a.params, whole.init().params)
+
+
+def test_model_state_is_carried_through_accumulation(tiny_config, build):
+  tiny_config.trunk = {'name': 'fake_models:CountingTrunk'}
+  tiny_config.grad_accumulation = 2
+  program, *_ = build(tiny_config)
+  state = program.init()
+  for _ in range(2):
+    state, _ = program.train_step(state, program.to_device(batch_of(program, 8)))
+  assert float(state.model_state['batch_stats']['trunk']['count']) == 16
+
+
+def test_average_follows_the_parameters(tiny_config, build):
+  tiny_config.ema_decay = 0.75
+  program, *_ = build(tiny_config)
+  before = jax.device_get(program.init().params)
+  state, _ = program.train_step(program.init(), program.to_device(batch_of(program, 8)))
+  expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before, state.params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), expected, state.ema_params)
+  assert state.eval_variables['params'] is state.ema_params
+
+
+def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny_config, build):
+  tiny_config.compute_dtype = 'bfloat16'
+  program, *_ = build(tiny_config)
+  state, metrics = program.train_step(program.init(), program.to_device(batch_of(program, 8)))
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype('float32')}
+  assert metrics['loss'][0].dtype == np.float32
+  assert math.isfinite(float(metrics['loss'][0]))
+  features, logits = program.model.apply(
+    {'params': state.params}, np.zeros((1, *program.input_shape[1:]), np.float32), train=False
+  )
+  assert features.pooled.dtype == 'bfloat16'
+  assert logits['motion'].dtype == np.float32
+
+
+def test_mixup_and_augmentation_run_inside_the_step(tiny_config, build):
+  tiny_config.augment.mixup.alpha = 0.5
+  tiny_config.augment.color_jitter.prob = 1.0
+  tiny_config.augment.rand_augment = {'num_layers': 1, 'magnitude': 9.0}
+  program, *_ = build(tiny_config)
+  _, metrics = program.train_step(program.init(), program.to_device(batch_of(program, 8)))
+  assert float(metrics['loss'][0]) == pytest.approx(math.log(8), rel=1e-5)  # zero-init head
+
+
+def test_each_label_structure_is_traced_once(tiny_config, build):
+  program, train, _ = build(tiny_config)
+  state = program.init()
+  stream = data.train_stream(program, train, 0)
+  for _ in range(3):
+    state, _ = program.train_step(state, next(stream))
+  stream.close()
+  assert program.train_step._cache_size() == 1
+
+
+def test_evaluation_counts_every_example_once(tiny_config, build):
+  tiny_config.tasks.motion.head.kernel_init = 'lecun_normal'
+  program, _, test = build(tiny_config)
+  assert len(test) % 6  # The last batch is padded.
+  result = evaluation.evaluate(program, program.init().eval_variables, test)
+  assert result.examples == len(test)
+  assert sorted(result.rows) == list(range(len(test)))
+  predictions = result.predictions['motion']
+  assert predictions.top_classes.shape == (len(test), 5)
+  assert result.metrics['top1/motion'] == pytest.approx(predictions.correct.mean())
+  np.testing.assert_array_equal(
+    predictions.labels, [test.labels(r)['motion'] for r in range(len(test))]
+  )
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda c: c.datasets.demo.clip.update({'crop': 18}), r'trunk.tubelet.*does not divide'),
+    (lambda c: c.update({'duration': '1 step'}), r'`optimizer.warmup` .* is only 1'),
+    (lambda c: c.mesh.update({'fsdp': 3}), r'`mesh` .* does not lay out 1 devices'),
+    (lambda c: c.update({'grad_accumulation': 3}), r'`batch_size` 8 does not divide'),
+    (lambda c: c.tasks.motion.update({'dataset': 'ssv2'}), r'`tasks.motion.dataset` is .ssv2.'),
+    (lambda c: c.optimizer.update({'no_decay': ('(',)}), r'`optimizer.no_decay`'),
+  ],
+)
+def test_configs_that_make_no_program(tiny_config, build, change, message):
+  change(tiny_config)
+  with pytest.raises(ConfigError, match=message):
+    build(tiny_config)
+
+
+def test_random_streams_differ_by_seed_name_and_step():
+  keys = [random_key(0, 'a'), random_key(1, 'a'), random_key(0, 'b'), random_key(0, 'a', 1)]
+  assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == 4

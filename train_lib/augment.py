@@ -1,0 +1,195 @@
+"""Photometric and policy augmentation and normalisation, inside the compiled train step.
+
+Everything is per example under `vmap`, with one draw per clip shared by its frames, so a batch
+sharded on its first axis needs no communication; only `mixup` pairs examples across the batch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from train_lib.randaugment import RandAugmentConfig, apply_policy, check_range
+
+_LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R 601-2
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitterConfig:
+  """Random colour distortion, once per clip, in the order brightness, saturation, contrast, hue.
+
+  Both probabilities are 0, off, unless set. ViViT Table 7 has `prob` 0.8 for Kinetics and Moments
+  in Time but gives no strengths: the defaults here are those of the DMVR video pipeline that
+  Scenic's Kinetics configs use (brightness 32/255, saturation and contrast 0.6..1.4, hue 0.2), and
+  those configs set `grayscale_prob`, the colour drop, to 0.1.
+
+  Attributes:
+    prob: [0, 1] probability that a clip is distorted.
+    brightness: [0, 1] largest shift, as a fraction of 255.
+    contrast: [0, 1] factor is drawn from 1 - contrast .. 1 + contrast.
+    saturation: [0, 1] factor is drawn from 1 - saturation .. 1 + saturation.
+    hue: [0, 0.5] largest shift, as a fraction of the colour circle.
+    grayscale_prob: [0, 1] probability that a clip loses its colours, drawn independently.
+  """
+
+  prob: float = 0.0
+  brightness: float = 32 / 255
+  contrast: float = 0.4
+  saturation: float = 0.4
+  hue: float = 0.2
+  grayscale_prob: float = 0.0
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      high = 0.5 if field.name == 'hue' else 1
+      check_range(type(self).__name__, field.name, getattr(self, field.name), 0, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupConfig:
+  """Mixup (arXiv:1710.09412): `alpha` in [0, 100], 0 is off; ViViT Table 7: EPIC 0.1, SSv2 0.3."""
+
+  alpha: float = 0.0
+
+  def __post_init__(self) -> None:
+    check_range(type(self).__name__, 'alpha', self.alpha, 0, 100)
+
+
+def augment(
+  rng: jax.Array,
+  inputs: jax.Array,
+  color_jitter: ColorJitterConfig,
+  rand_augment: RandAugmentConfig,
+) -> jax.Array:
+  """Applies colour jitter, then RandAugment, to each clip with a key of its own.
+
+  Args:
+    rng: one random key; example i uses the i-th key split from it.
+    inputs: [B, T, H, W, 3] uint8, or float in [0, 255].
+    color_jitter: colour distortion; not compiled in when both its probabilities are 0.
+    rand_augment: policy augmentation; not compiled in when it has 0 layers.
+
+  Returns:
+    [B, T, H, W, 3] float32 in [0, 255].
+  """
+
+  def augment_clip(key: jax.Array, clip: jax.Array) -> jax.Array:
+    color_key, policy_key = jax.random.split(key)
+    if color_jitter.prob or color_jitter.grayscale_prob:
+      clip = jitter_colors(color_key, clip, color_jitter)
+    if rand_augment.num_layers:
+      clip = apply_policy(policy_key, clip, rand_augment)
+    return clip.astype(jnp.float32)
+
+  return jax.vmap(augment_clip)(jax.random.split(rng, inputs.shape[0]), inputs)
+
+
+def normalize(
+  inputs: jax.Array, mean: float | Sequence[float], std: float | Sequence[float]
+) -> jax.Array:
+  """Returns (inputs / 255 - mean) / std in float32.
+
+  mean, std: scalars or one per channel, in units of the range [0, 1].
+  inputs: [..., 3] uint8 or float in [0, 255]. mean 0.5 and std 0.5 give ViViT's [-1, 1].
+  """
+  scaled = inputs.astype(jnp.float32) / 255
+  return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+# --- Mixup ---
+
+
+def mixup(
+  rng: jax.Array, inputs: jax.Array, labels: Mapping[str, jax.Array], alpha: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Mixes the batch with its reverse, by one lambda ~ Beta(alpha, alpha) (ViViT Eq. 12).
+
+  Args:
+    rng: one random key.
+    inputs: [B, ...] float, normalised or not. On a sharded batch a partner may come from another
+      device.
+    labels: task -> [B, K] one-hot, multi-hot or smoothed. Every example must carry every task.
+    alpha: positive; the smaller, the nearer lambda is to 0 or 1.
+
+  Returns:
+    The mixed inputs, in their dtype, and the mixed labels in float32.
+  """
+  return mix_with_reverse(inputs, labels, jax.random.beta(rng, alpha, alpha))
+
+
+def mix_with_reverse(
+  inputs: jax.Array, labels: Mapping[str, jax.Array], weight: jax.Array | float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Returns weight x + (1 - weight) x[::-1] of inputs [B, ...] and every label [B, K]."""
+
+  def mix(x: jax.Array) -> jax.Array:
+    return weight * x + (1 - weight) * x[::-1]
+
+  mixed = mix(inputs.astype(jnp.float32)).astype(inputs.dtype)
+  return mixed, {task: mix(label.astype(jnp.float32)) for task, label in labels.items()}
+
+
+# --- Colour jitter ---
+
+
+def jitter_colors(key: jax.Array, clip: jax.Array, config: ColorJitterConfig) -> jax.Array:
+  """Distorts the colours of a clip, all frames alike, each with its configured probability.
+
+  clip: [T, H, W, 3] uint8, or float in [0, 255]. Returns float32 in [0, 255]; what is not distorted
+  is unchanged. The operations are those of tf.image, whose units the strengths are given in.
+  """
+  keys = jax.random.split(key, 6)
+  clip = clip.astype(jnp.float32)
+  shift = jax.random.uniform(keys[0], (), minval=-config.brightness, maxval=config.brightness)
+  hue = jax.random.uniform(keys[3], (), minval=-config.hue, maxval=config.hue)
+  distorted = clip + 255 * shift
+  distorted = scale_saturation(distorted, _factor(keys[1], config.saturation))
+  distorted = scale_contrast(distorted, _factor(keys[2], config.contrast))
+  distorted = jnp.clip(shift_hue(distorted, hue), 0, 255)
+  clip = jnp.where(jax.random.bernoulli(keys[4], config.prob), distorted, clip)
+  grey = jnp.sum(clip * jnp.asarray(_LUMA), axis=-1, keepdims=True)
+  return jnp.where(jax.random.bernoulli(keys[5], config.grayscale_prob), grey, clip)
+
+
+def _factor(key: jax.Array, spread: float) -> jax.Array:
+  return jax.random.uniform(key, (), minval=1 - spread, maxval=1 + spread)
+
+
+def scale_contrast(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
+  """Scales the distance of each channel [T, H, W, C] to its mean by `factor`.
+
+  DEVIATION: the mean is the clip's, where tf.image takes each frame's: frames keep their relative
+  brightness.
+  """
+  mean = jnp.mean(jnp.mean(clip, axis=(1, 2), keepdims=True), axis=0, keepdims=True)
+  return mean + (clip - mean) * factor
+
+
+def scale_saturation(clip: jax.Array, factor: jax.Array | float) -> jax.Array:
+  """Multiplies the HSV saturation, at most 1, by `factor`, keeping hue and value. [..., 3]."""
+  value = jnp.max(clip, axis=-1, keepdims=True)
+  chroma = value - jnp.min(clip, axis=-1, keepdims=True)
+  # Saturation is chroma / value; value <= 0 after a shift of the brightness has none.
+  limit = jnp.maximum(value, 0) / jnp.maximum(chroma, 1e-6)
+  return value - (value - clip) * jnp.minimum(factor, limit)
+
+
+def shift_hue(clip: jax.Array, delta: jax.Array | float) -> jax.Array:
+  """Turns the HSV hue by `delta` circles, keeping saturation and value. [..., 3]."""
+  red, green, blue = clip[..., 0], clip[..., 1], clip[..., 2]
+  value = jnp.max(clip, axis=-1)
+  chroma = value - jnp.min(clip, axis=-1)
+  divisor = jnp.maximum(chroma, 1e-6)
+  sextant = jnp.where(  # [0, 6] around the circle, red at 0, green at 2, blue at 4
+    value == red,
+    (green - blue) / divisor,
+    jnp.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+  )
+  sextant = sextant + 6 * delta
+
+  def channel(offset: int) -> jax.Array:
+    position = jnp.mod(offset + sextant, 6)
+    return value - chroma * jnp.clip(jnp.minimum(position, 4 - position), 0, 1)
+
+  return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)

@@ -1,0 +1,55 @@
+"""What a model costs: parameters, tokens per stage, FLOPs of one view. Nothing is allocated."""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from train_lib.experiment import DataFacts, Experiment
+from train_lib.program import build_model, input_shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+  """Cost of one view (one clip, batch 1).
+
+  Attributes:
+    parameters: Number of parameters, all heads included.
+    flops: Multiply-add counted as one: XLA's count of the unoptimised program, where an FMA is
+      two, halved. This is the convention that reproduces ViViT's Tables 2 and 5.
+    stages: (stage, sequences, tokens in each).
+  """
+
+  input_shape: tuple[int, ...]
+  parameters: int
+  flops: float
+  stages: list[tuple[str, int, int]]
+
+
+def cost_of(experiment: Experiment, facts: DataFacts) -> Cost:
+  """Cost of an experiment's model, counted in float32 so that casts are not counted as work."""
+  experiment = dataclasses.replace(experiment, compute_dtype='float32')
+  model = build_model(experiment, facts)
+  shape = input_shape(experiment, 1)
+  video = jax.ShapeDtypeStruct(shape, jnp.float32)
+  params = abstract_params(model, video)
+
+  def forward(params: Any, video: Any) -> Any:
+    return model.apply(params, video, train=False)[1]
+
+  analysis: Any = jax.jit(forward).lower(params, video).cost_analysis()
+  return Cost(shape, count(params['params']), analysis['flops'] / 2, model.trunk.stages(shape))
+
+
+def abstract_params(model: Any, video: Any) -> Any:
+  """Shapes of a model's variables."""
+  key = jax.random.key(0)
+  return nn.meta.unbox(jax.eval_shape(lambda v: model.init(key, v, train=False), video))
+
+
+def count(tree: Any) -> int:
+  """Number of entries of all arrays of a tree."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

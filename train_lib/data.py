@@ -1,0 +1,133 @@
+"""The experiment's view of its data: facts, batches on the device, and the stream's position."""
+
+import collections
+import itertools
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from datasets import benchmarks, manifest, reader
+from errors import ConfigError
+from train_lib.experiment import DataFacts, Experiment
+from train_lib.program import Batch, Program
+
+# Batches placed on the device ahead of the step that uses them.
+PREFETCH = 2
+
+
+def open_split(experiment: Experiment, split: str) -> reader.VideoDataset:
+  """Opens a split with the experiment's tasks.
+
+  Raises:
+    DataError: The manifest, the split or a label group is missing or broken.
+    ConfigError: A task's loss does not fit its labels.
+  """
+  name, config = experiment.dataset
+  tasks = {k: t.labels for k, t in experiment.tasks.items() if t.dataset == name}
+  dataset = reader.VideoDataset(config.dir, split, tasks)
+  for task in tasks:
+    if experiment.tasks[task].loss == 'softmax' and dataset.multi_label(task):
+      raise ConfigError(
+        f"`tasks.{task}.loss` is 'softmax', but {config.dir} has several labels a clip: "
+        "use 'sigmoid'."
+      )
+  return dataset
+
+
+def facts_of(experiment: Experiment, train: reader.VideoDataset) -> DataFacts:
+  """Facts from an open training split."""
+  names = {task: tuple(train.class_names(task)) for task in experiment.tasks}
+  return DataFacts(len(train), names, str(Path(experiment.dataset[1].dir) / manifest.FILE_NAME))
+
+
+def facts_or_nominal(experiment: Experiment) -> DataFacts:
+  """Facts from the data if it is there, otherwise those the benchmark is published with.
+
+  Raises:
+    ConfigError: There is neither a manifest nor a known benchmark.
+    DataError: There is a manifest, but it cannot be used.
+  """
+  _, config = experiment.dataset
+  if (Path(config.dir) / manifest.FILE_NAME).exists() or not config.benchmark:
+    return facts_of(experiment, open_split(experiment, config.train_split))
+  if config.benchmark not in benchmarks.BENCHMARKS:
+    raise ConfigError(
+      f'`benchmark` {config.benchmark!r} is unknown; known: {sorted(benchmarks.BENCHMARKS)}.'
+    )
+  benchmark = benchmarks.BENCHMARKS[config.benchmark]
+  names = {}
+  for task, task_config in experiment.tasks.items():
+    if task_config.labels not in benchmark.tasks:
+      raise ConfigError(
+        f'`tasks.{task}.labels` is {task_config.labels!r}; benchmark {config.benchmark!r} has '
+        f'{sorted(benchmark.tasks)}.'
+      )
+    count = benchmark.tasks[task_config.labels]
+    names[task] = tuple(f'class {i}' for i in range(count))
+  source = f'the published figures of {config.benchmark}: no {manifest.FILE_NAME} in {config.dir}'
+  return DataFacts(benchmark.train_examples, names, source)
+
+
+def position(experiment: Experiment, dataset: reader.VideoDataset, step: int) -> dict[str, Any]:
+  """Where the training stream is after `step` steps; what `check_position` compares."""
+  return {
+    'step': step,
+    'seed': experiment.seed,
+    'batch_size': experiment.batch_size,
+    'examples': len(dataset),
+  }
+
+
+def train_stream(
+  program: Program, dataset: reader.VideoDataset, start_step: int
+) -> Generator[Batch, None, None]:
+  """Training batches on the device from `start_step` on, without end."""
+  experiment = program.experiment
+  batches = reader.train_batches(
+    dataset,
+    experiment.dataset[1].clip,
+    batch_size=experiment.batch_size,
+    seed=experiment.seed,
+    start_step=start_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    num_threads=experiment.loader_threads,
+  )
+  return _prefetched(program, batches)
+
+
+def eval_stream(
+  program: Program, dataset: reader.VideoDataset
+) -> Iterator[tuple[Mapping[str, Any], Batch]]:
+  """(host batch, device batch) pairs that hold every example exactly once."""
+  experiment = program.experiment
+  config = experiment.dataset[1]
+  batches = reader.eval_batches(
+    dataset,
+    config.clip,
+    batch_size=experiment.evaluation.batch_size,
+    temporal_views=config.temporal_views,
+    spatial_views=config.spatial_views,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    num_threads=experiment.loader_threads,
+  )
+  try:
+    for batch in batches:
+      yield batch, program.to_device(batch)
+  finally:
+    batches.close()
+
+
+def _prefetched(program: Program, batches: reader.Batches) -> Generator[Batch, None, None]:
+  queue: collections.deque[Batch] = collections.deque()
+  source = (program.to_device(batch) for batch in batches)
+  try:
+    queue.extend(itertools.islice(source, PREFETCH))
+    while queue:
+      yield queue.popleft()
+      queue.extend(itertools.islice(source, 1))
+  finally:
+    batches.close()

@@ -1,0 +1,197 @@
+"""Evaluation: every example once, (sum, count) metrics, predictions and pictures a person reads."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from datasets import reader
+from train_lib import data, pictures
+from train_lib.console import progress
+from train_lib.program import Program
+from train_lib.state import PyTree
+
+# Clips of each kind, right and wrong, on the contact sheet.
+SHEET_CLIPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskPredictions:
+  """Predictions of one task over the whole split, in index order.
+
+  Attributes:
+    top_classes: [N, <=5] int, best first.
+    top_probabilities: [N, <=5] float32.
+    labels: [N] int, or [N, K] multi-hot.
+  """
+
+  top_classes: np.ndarray
+  top_probabilities: np.ndarray
+  labels: np.ndarray
+
+  @property
+  def correct(self) -> np.ndarray:
+    """[N] bool: the best class is (one of) the labels."""
+    if self.labels.ndim == 1:
+      return np.asarray(self.top_classes[:, 0] == self.labels)
+    return np.take_along_axis(self.labels, self.top_classes[:, :1], 1)[:, 0] > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Results of one pass over a split.
+
+  Attributes:
+    metrics: Name -> value, such as `top1/label`.
+    examples: Number of examples counted.
+    rows: [N] rows of the index, each exactly once.
+    predictions: Task -> predictions, aligned with `rows`.
+  """
+
+  metrics: dict[str, float]
+  examples: int
+  rows: np.ndarray
+  predictions: Mapping[str, TaskPredictions]
+
+
+def evaluate(program: Program, variables: PyTree, dataset: reader.VideoDataset) -> Evaluation:
+  """Runs the model over every example of a split, logits averaged over its views.
+
+  Args:
+    program: The experiment's program.
+    variables: `TrainState.eval_variables`.
+    dataset: The open split.
+  """
+  outputs = []
+  steps = -(-len(dataset) // program.experiment.evaluation.batch_size)
+  stream = data.eval_stream(program, dataset)
+  for host_batch, batch in progress(stream, 'evaluating', steps):
+    result = program.eval_step(variables, batch)
+    outputs.append(jax.device_get({**result, **_known_rows(program, host_batch, batch)}))
+  totals = jax.tree.map(lambda *x: np.sum(np.stack(x), 0), *[o['metrics'] for o in outputs])
+  rows = np.concatenate([o['row'] for o in outputs])
+  keep = rows >= 0
+  predictions = {
+    task: TaskPredictions(
+      *(
+        np.concatenate([o[part][task] for o in outputs])[keep]
+        for part in ('top_classes', 'top_probabilities', 'label')
+      )
+    )
+    for task in outputs[0]['top_classes']
+  }
+  metrics = {k: float(s / max(n, 1)) for k, (s, n) in sorted(totals.items())}
+  return Evaluation(metrics, int(keep.sum()), rows[keep], predictions)
+
+
+def _known_rows(program: Program, host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
+  """Rows and labels of the whole global batch, which one host alone does not hold."""
+  if jax.process_count() == 1:
+    return {'row': host_batch['row'], 'label': host_batch['label']}
+  from jax.experimental import multihost_utils
+
+  gathered = multihost_utils.process_allgather(
+    {'row': batch['row'], 'label': batch['label']}, tiled=True
+  )
+  known: dict[str, Any] = gathered
+  return known
+
+
+def write_results(
+  evaluation: Evaluation,
+  folder: Path,
+  program: Program,
+  dataset: reader.VideoDataset,
+) -> list[Path]:
+  """Writes `metrics.json`, `predictions.jsonl` and the pictures; only the first process does.
+
+  Returns:
+    The files written.
+  """
+  if jax.process_index():
+    return []
+  folder.mkdir(parents=True, exist_ok=True)
+  files = [folder / 'metrics.json', folder / 'predictions.jsonl']
+  summary = {'examples': evaluation.examples, **evaluation.metrics}
+  _write_atomically(files[0], json.dumps(summary, indent=2) + '\n')
+  lines = _prediction_lines(evaluation, dataset)
+  _write_atomically(files[1], ''.join(json.dumps(line) + '\n' for line in lines))
+  if program.experiment.evaluation.pictures:
+    files += _write_pictures(evaluation, folder, program, dataset)
+  return files
+
+
+def _prediction_lines(evaluation: Evaluation, dataset: reader.VideoDataset) -> list[dict[str, Any]]:
+  lines = []
+  for i, row in enumerate(evaluation.rows):
+    line: dict[str, Any] = {'id': dataset.key(int(row))}
+    for task, predictions in evaluation.predictions.items():
+      names = dataset.class_names(task)
+      label = predictions.labels[i]
+      line[task] = {
+        'label': [int(k) for k in np.flatnonzero(label)] if label.ndim else int(label),
+        'top5': [
+          {'class': int(k), 'name': names[int(k)], 'probability': round(float(p), 6)}
+          for k, p in zip(predictions.top_classes[i], predictions.top_probabilities[i])
+        ],
+      }
+    lines.append(line)
+  return lines
+
+
+def _write_pictures(
+  evaluation: Evaluation, folder: Path, program: Program, dataset: reader.VideoDataset
+) -> list[Path]:
+  files = []
+  for task, predictions in evaluation.predictions.items():
+    if predictions.labels.ndim > 1:
+      continue  # A confusion matrix needs one label a clip.
+    names = dataset.class_names(task)
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion, (predictions.labels, predictions.top_classes[:, 0]), 1)
+    files.append(folder / f'confusion_{task}.png')
+    pictures.confusion_matrix_png(files[-1], confusion, names)
+    files.append(folder / f'clips_{task}.png')
+    pictures.contact_sheet_png(
+      files[-1], _sheet_clips(evaluation.rows, predictions, names, program, dataset)
+    )
+  return files
+
+
+def _sheet_clips(
+  rows: np.ndarray,
+  predictions: TaskPredictions,
+  names: Any,
+  program: Program,
+  dataset: reader.VideoDataset,
+) -> list[pictures.Clip]:
+  """The most confident mistakes, and right clips spread over the split."""
+  correct = predictions.correct
+  wrong = np.flatnonzero(~correct)
+  wrong = wrong[np.argsort(-predictions.top_probabilities[wrong, 0], kind='stable')][:SHEET_CLIPS]
+  right = np.flatnonzero(correct)
+  right = right[np.linspace(0, len(right) - 1, min(SHEET_CLIPS, len(right))).astype(int)]
+  clip = program.experiment.dataset[1].clip
+  return [
+    (
+      reader.view_clips(dataset, clip, int(rows[i]), 1, 1)[0],
+      names[int(predictions.labels[i])],
+      [
+        (names[int(k)], float(p))
+        for k, p in zip(predictions.top_classes[i], predictions.top_probabilities[i])
+      ],
+      bool(correct[i]),
+    )
+    for i in [*wrong, *right]
+  ]
+
+
+def _write_atomically(path: Path, text: str) -> None:
+  partial = path.with_name(path.name + '.partial')
+  partial.write_text(text)
+  os.replace(partial, path)

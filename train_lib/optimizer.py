@@ -1,0 +1,62 @@
+"""Optimisers from configs: any optax direction, clipping, decoupled decay and a schedule."""
+
+import re
+from typing import Any
+
+import jax
+import optax
+
+from errors import ConfigError
+from train_lib.experiment import Lengths, OptimizerConfig
+
+
+def learning_rate_schedule(config: OptimizerConfig, lengths: Lengths) -> optax.Schedule:
+  """Linear warm-up from zero, then cosine to zero or constant (ViViT, Table 7).
+
+  The update of step s (the first is 0) uses the value at s + 1, so the first step is not lost to
+  a rate of zero and the last one is the schedule's end.
+  """
+  decay_steps = lengths.total - lengths.warmup
+  after = (
+    optax.cosine_decay_schedule(config.learning_rate, decay_steps)
+    if config.schedule == 'cosine'
+    else optax.constant_schedule(config.learning_rate)
+  )
+  warmup = optax.linear_schedule(0.0, config.learning_rate, max(lengths.warmup, 1))
+  joined = optax.join_schedules([warmup, after], [lengths.warmup])
+  return lambda step: joined(step + 1)
+
+
+def make_optimizer(config: OptimizerConfig, lengths: Lengths) -> optax.GradientTransformation:
+  """Clips, turns into a direction, decays, and scales by the learning rate.
+
+  DEVIATION: Scenic's ViViT clips per device before averaging; here the norm is that of the global
+  mean gradient, so that the result does not depend on the number of devices.
+  """
+  parts = []
+  if config.max_grad_norm:
+    parts.append(optax.clip_by_global_norm(config.max_grad_norm))
+  parts.append(config.update.build())
+  if config.weight_decay:
+    parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask(config.no_decay)))
+  parts.append(optax.scale_by_learning_rate(learning_rate_schedule(config, lengths)))
+  return optax.chain(*parts)
+
+
+def decay_mask(no_decay: tuple[str, ...]) -> Any:
+  """A function params -> tree of bool, False where a pattern matches the parameter's path.
+
+  Raises:
+    ConfigError: A pattern is not a regular expression.
+  """
+  try:
+    patterns = [re.compile(p) for p in no_decay]
+  except re.error as error:
+    raise ConfigError(f'`optimizer.no_decay` {no_decay}: {error}.') from error
+
+  def decays(path: Any, _: Any) -> bool:
+    keys = [k for k in path if isinstance(k, jax.tree_util.DictKey)]
+    name = jax.tree_util.keystr(tuple(keys), simple=True, separator='/')
+    return not any(p.search(name) for p in patterns)
+
+  return lambda params: jax.tree_util.tree_map_with_path(decays, params)

@@ -1,0 +1,290 @@
+"""PNG pictures of an evaluation: a confusion matrix and a contact sheet of clips.
+
+matplotlib is used through its objects with the Agg backend: no display, no global state, usable
+from any thread.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from errors import DataError
+
+Clip = tuple[np.ndarray, str, Sequence[tuple[str, float]], bool]
+
+_DPI = 110
+_MAX_LABELLED = 40  # classes; beyond, tick labels would overlap
+_MAX_NUMBERED = 12  # classes; beyond, numbers in the cells would
+_LISTED = 25  # confusions at the side of a large matrix
+_STRIP = 8  # frames per clip
+_INK, _MUTED, _RIGHT, _WRONG = '#1f2430', '#6b7280', '#1a9850', '#d73027'
+_BLUES = LinearSegmentedColormap.from_list('blues', ['#ffffff', '#c9dcf0', '#5b9bd0', '#12355f'])
+
+
+# --- Confusion matrix ---
+
+
+def confusion_matrix_png(
+  path: str | os.PathLike[str], confusion: np.ndarray, class_names: Sequence[str]
+) -> None:
+  """Draws a confusion matrix, each row divided by its sum, and writes it atomically.
+
+  Up to 40 classes the axes carry their names; beyond, the most frequent confusions are listed at
+  the side.
+
+  Args:
+    path: the PNG file; its folder exists.
+    confusion: [K, K] counts of examples, true class by predicted class.
+    class_names: K names.
+
+  Raises:
+    DataError: the matrix is not K by K, or has negative counts.
+  """
+  confusion = np.asarray(confusion)
+  classes = len(class_names)
+  if confusion.shape != (classes, classes) or classes == 0 or (confusion < 0).any():
+    raise DataError(
+      f'{path}: expected counts of shape [{classes}, {classes}], one row per class name, '
+      f'got shape {list(confusion.shape)} with minimum {confusion.min(initial=0)}'
+    )
+  totals = confusion.sum(axis=1, keepdims=True)
+  rates = confusion / np.maximum(totals, 1)
+  if classes <= _MAX_LABELLED:
+    figure = _small_matrix(confusion, rates, class_names)
+  else:
+    figure = _large_matrix(confusion, rates, class_names)
+  _save(figure, Path(path))
+
+
+def _small_matrix(confusion: np.ndarray, rates: np.ndarray, names: Sequence[str]) -> Figure:
+  classes = len(names)
+  cell = 0.62 if classes <= _MAX_NUMBERED else 0.3
+  labels = [_shorten(name, 28) for name in names]
+  margin = 0.4 + 0.085 * max(map(len, labels))
+  side = max(cell * classes, 2.8)
+  figure = Figure(figsize=(margin + side + 1.1, margin + side + 1.0), layout='constrained')
+  axes = figure.add_subplot()
+  image = _show_matrix(axes, rates, confusion)
+  axes.set_xticks(range(classes), labels, rotation=45, ha='right', rotation_mode='anchor')
+  axes.set_yticks(range(classes), labels)
+  axes.tick_params(length=0, labelsize=9, colors=_INK)
+  axes.set_xticks(np.arange(1, classes) - 0.5, minor=True)
+  axes.set_yticks(np.arange(1, classes) - 0.5, minor=True)
+  axes.grid(which='minor', color='#e5e7eb', linewidth=0.8)
+  axes.tick_params(which='minor', length=0)
+  if classes <= _MAX_NUMBERED:
+    _write_rates(axes, rates, confusion)
+  _add_colorbar(figure, axes, image)
+  return figure
+
+
+def _large_matrix(confusion: np.ndarray, rates: np.ndarray, names: Sequence[str]) -> Figure:
+  figure = Figure(figsize=(15, 8.4), layout='constrained')
+  axes, side = figure.subplots(1, 2, width_ratios=[1.35, 1], gridspec_kw={'wspace': 0.08})
+  image = _show_matrix(axes, rates, confusion)
+  axes.tick_params(labelsize=9, colors=_MUTED)
+  _add_colorbar(figure, axes, image)
+  _list_confusions(side, confusion, rates, names)
+  return figure
+
+
+def _show_matrix(axes: Axes, rates: np.ndarray, confusion: np.ndarray) -> Any:
+  # Single confusions would not show among hundreds of classes on a linear scale.
+  norm = PowerNorm(1.0 if len(rates) <= _MAX_LABELLED else 0.4, vmin=0, vmax=1)
+  image = axes.imshow(rates, cmap=_BLUES, norm=norm, interpolation='nearest')
+  total = int(confusion.sum())
+  right = np.trace(confusion) / max(total, 1)
+  axes.set_title(
+    f'{total:,} examples, {right:.1%} correct', fontsize=11, color=_INK, loc='left', pad=10
+  )
+  axes.set_xlabel('predicted class', color=_MUTED)
+  axes.set_ylabel('true class', color=_MUTED)
+  for spine in axes.spines.values():
+    spine.set_color('#d1d5db')
+  return image
+
+
+def _add_colorbar(figure: Figure, axes: Axes, image: Any) -> None:
+  bar = figure.colorbar(
+    image, ax=axes, fraction=0.04, pad=0.02, shrink=0.6, aspect=24, format='{x:.0%}'
+  )
+  bar.set_label('share of the true class', color=_MUTED, fontsize=9)
+  bar.ax.tick_params(labelsize=8, colors=_MUTED, length=0)
+  bar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def _write_rates(axes: Axes, rates: np.ndarray, confusion: np.ndarray) -> None:
+  for row, column in zip(*np.nonzero(confusion)):
+    rate = rates[row, column]
+    color = 'white' if rate > 0.55 else _INK
+    axes.text(column, row, f'{rate:.0%}', ha='center', va='center', fontsize=8, color=color)
+
+
+def top_confusions(confusion: np.ndarray, limit: int) -> list[tuple[int, int]]:
+  """The at most `limit` (true, predicted) pairs of different classes with the largest counts."""
+  wrong = np.array(confusion)
+  np.fill_diagonal(wrong, 0)
+  order = np.argsort(-wrong, axis=None, kind='stable')[:limit]
+  pairs = [tuple(int(i) for i in np.unravel_index(flat, wrong.shape)) for flat in order]
+  return [(true, predicted) for true, predicted in pairs if wrong[true, predicted] > 0]
+
+
+def _list_confusions(
+  axes: Axes, confusion: np.ndarray, rates: np.ndarray, names: Sequence[str]
+) -> None:
+  axes.axis('off')
+  axes.set_title('Most frequent confusions', fontsize=11, color=_INK, loc='left', pad=10)
+  columns = (
+    (0.0, 'true', 'left'),
+    (0.43, 'predicted', 'left'),
+    (0.93, 'n', 'right'),
+    (1.06, 'share', 'right'),
+  )
+  step = 1 / (_LISTED + 1)
+  for x, title, align in columns:
+    axes.text(x, 1 - step / 2, title, fontsize=9, color=_MUTED, ha=align, va='center')
+  for row, (true, predicted) in enumerate(top_confusions(confusion, _LISTED), start=1):
+    y = 1 - (row + 0.5) * step
+    cells = (
+      _shorten(names[true], 26),
+      _shorten(names[predicted], 30),
+      f'{int(confusion[true, predicted])}',
+      f'{rates[true, predicted]:.0%}',
+    )
+    axes.axhline(y + step / 2, color='#e5e7eb', linewidth=0.8)
+    for (x, _, align), text in zip(columns, cells):
+      axes.text(x, y, text, fontsize=9, color=_INK, ha=align, va='center')
+  axes.set_xlim(0, 1.06)
+  axes.set_ylim(0, 1)
+
+
+# --- Contact sheet ---
+
+
+def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> None:
+  """Draws clips as strips of up to 8 frames, wrong ones above right ones, written atomically.
+
+  Args:
+    path: the PNG file; its folder exists.
+    clips: (frames, true name, [(class name, probability in [0, 1]), ...] best first, correct) each,
+      with frames [T, H, W, 3] uint8. Red marks a wrong clip, green a right one.
+
+  Raises:
+    DataError: frames of another shape or dtype.
+  """
+  for index, (frames, *_) in enumerate(clips):
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+      raise DataError(
+        f'{path}, clip {index}: expected frames [T, H, W, 3] uint8, '
+        f'got {list(frames.shape)} {frames.dtype}'
+      )
+  wrong = [clip for clip in clips if not clip[3]]
+  right = [clip for clip in clips if clip[3]]
+  sections = [s for s in (('Wrong', _WRONG, wrong), ('Right', _RIGHT, right)) if s[2]]
+  _save(_draw_sheet(sections), Path(path))
+
+
+def _draw_sheet(sections: Sequence[tuple[str, str, list[Clip]]]) -> Figure:
+  """One column of rows, in inches from the top, on axes that span the figure."""
+  strip_width, text_width, row_gap, header = 8.8, 3.3, 0.2, 0.55
+  heights = [[_strip_height(clip[0], strip_width) for clip in clips] for _, _, clips in sections]
+  total = 0.25 + sum(header + sum(h) + row_gap * len(h) for h in heights)
+  width = 0.25 + strip_width + 0.25 + text_width
+  figure = Figure(figsize=(width, max(total, 0.8)))
+  axes = figure.add_axes((0, 0, 1, 1))
+  axes.set_xlim(0, width)
+  axes.set_ylim(max(total, 0.8), 0)  # inches, downwards
+  axes.axis('off')
+  if not sections:
+    axes.text(0.25, 0.4, 'No clips.', color=_MUTED, fontsize=11, va='center')
+  top = 0.1
+  for (title, color, clips), section_heights in zip(sections, heights):
+    axes.text(0.25, top + 0.3, title, color=color, fontsize=14, weight='bold', va='center')
+    axes.text(
+      1.1,
+      top + 0.31,
+      f'{len(clips)} clip{"s" * (len(clips) > 1)}',
+      color=_MUTED,
+      fontsize=10,
+      va='center',
+    )
+    top += header
+    for clip, height in zip(clips, section_heights):
+      _draw_strip(axes, clip[0], (0.25, top, strip_width, height), color)
+      _draw_caption(axes, clip, 0.25 + strip_width + 0.2, top, color)
+      top += height + row_gap
+  return figure
+
+
+def strip_indices(num_frames: int) -> np.ndarray:
+  """Indices of up to 8 frames spread evenly over `num_frames`, first and last included."""
+  count = min(num_frames, _STRIP)
+  return np.round(np.linspace(0, num_frames - 1, count)).astype(int)
+
+
+def _strip_height(frames: np.ndarray, strip_width: float) -> float:
+  """Inches; at least what the caption needs."""
+  height, width = frames.shape[1:3]
+  return float(np.clip(strip_width / _STRIP * height / width, 1.1, 1.6))
+
+
+def _draw_strip(
+  axes: Axes, frames: np.ndarray, box: tuple[float, float, float, float], color: str
+) -> None:
+  """Frames side by side in one border, as large as the box allows for 8 of them."""
+  left, top, width, height = box
+  shape = frames.shape[1:3]
+  scale = min(height / shape[0], width / _STRIP / shape[1])
+  frame_height, frame_width = shape[0] * scale, shape[1] * scale
+  chosen = frames[strip_indices(len(frames))]
+  for i, frame in enumerate(chosen):
+    x = left + i * frame_width
+    extent = (x, x + frame_width, top + frame_height, top)
+    axes.imshow(frame, extent=extent, aspect='auto', interpolation='antialiased')
+  corner, strip_width = (left, top), frame_width * len(chosen)
+  axes.add_patch(
+    Rectangle(corner, strip_width, frame_height, fill=False, edgecolor=color, linewidth=3, zorder=3)
+  )
+
+
+def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -> None:
+  """The true name above a bar per prediction."""
+  _, true_name, predictions, _ = clip
+  title = _shorten(true_name, 36)
+  axes.text(left, top + 0.1, title, color=_INK, fontsize=10, weight='bold', va='center')
+  for row, (name, probability) in enumerate(predictions[:4]):
+    y = top + 0.34 + 0.21 * row
+    is_true = name == true_name
+    axes.barh(y, 0.6, height=0.11, left=left, color='#eef0f3')
+    axes.barh(y, 0.6 * probability, height=0.11, left=left, color=_RIGHT if is_true else '#9aa3b2')
+    text_color = _INK if is_true else _MUTED
+    label = f'{probability:4.0%}  {_shorten(name, 30)}'
+    axes.text(left + 0.68, y, label, color=text_color, fontsize=8.5, va='center')
+
+
+# --- Shared ---
+
+
+def _shorten(text: str, width: int) -> str:
+  return text if len(text) <= width else text[: width - 1].rstrip() + '…'
+
+
+def _save(figure: Figure, path: Path) -> None:
+  """Writes the PNG beside its place and renames it, so that a reader never sees half a file."""
+  FigureCanvasAgg(figure)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    figure.savefig(
+      temporary, format='png', dpi=_DPI, facecolor='white', bbox_inches='tight', pad_inches=0.25
+    )
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)

@@ -1,0 +1,401 @@
+"""Starting weights: fills a model's parameters from a checkpoint and reports on every leaf.
+
+Nothing stays at its initial value and nothing in the file is ignored unless a pattern allows it.
+"""
+
+import collections
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from errors import CheckpointMismatchError, ConfigError
+from train_lib import pretrained_vit as vit
+
+POSITION_MODES = ('auto', 'copy', 'tile', 'resize', 'resize_tile')
+_KERNEL = 'trunk/embedding/kernel'
+_HEAD_LEAVES = ('output_projection/*', 'pre_logits/*', 'MAPHead_0/*')
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFromConfig:
+  """What to load and how to fit it; the config's `init_from`.
+
+  Attributes:
+    path: checkpoint file.
+    kernel_inflation: 2-D to 3-D kernels: 'central_frame' (Eq. 9), 'average' (Eq. 8), 'average_arp',
+      or 'none': the kernel stays as initialised (Table 1, random initialisation).
+    position_embedding: 'copy', 'tile' (repeat in time, sec. 3.4), 'resize', 'resize_tile' (resize
+      each frame's table, then repeat it) or 'auto': whichever of these the sizes call for.
+    position_resize: one of `pretrained_vit.RESIZE_METHODS`.
+    source_grid: (nt, nh, nw) of the checkpoint's tokens, needed if it is not to be guessed: images
+      that are not square, or a ViViT table whose length has two readings.
+    class_token: 'copy' to Model 1 and to Model 2's spatial encoder, or 'scenic': Model 1 only.
+      DEVIATION: Scenic drops it in Model 2 although it restores the position that belongs to it.
+    init_temporal_attention: Model 3: fill temporal attention too, not only spatial attention.
+    init_temporal_layer_norm: Model 3: fill LayerNorm_time from the block's first LayerNorm.
+    load_head: fill the model's one head from the checkpoint's.
+    allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
+      those that the pairing of checkpoint and model implies.
+    allow_skipped: patterns of canonical checkpoint paths that may go unused, likewise.
+  """
+
+  path: str
+  kernel_inflation: str = 'central_frame'
+  position_embedding: str = 'auto'
+  position_resize: str = 'scenic'
+  source_grid: tuple[int, ...] | None = None
+  class_token: str = 'copy'
+  init_temporal_attention: bool = False
+  init_temporal_layer_norm: bool = False
+  load_head: bool = False
+  allow_new: tuple[str, ...] = ()
+  allow_skipped: tuple[str, ...] = ()
+
+  def __post_init__(self) -> None:
+    for field, choices in (
+      ('kernel_inflation', (*vit.INFLATION_METHODS, 'none')),
+      ('position_embedding', POSITION_MODES),
+      ('position_resize', vit.RESIZE_METHODS),
+      ('class_token', ('copy', 'scenic')),
+    ):
+      if getattr(self, field) not in choices:
+        raise ConfigError(f'init_from.{field}={getattr(self, field)!r}: one of {choices}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What became of one leaf; `target` or `source` is '' if there is none.
+
+  Attributes:
+    status: 'loaded', 'resized' (positions), 'inflated' (kernel), 'new' or 'skipped'.
+    how: what was done to the array, '' for a plain copy.
+  """
+
+  status: str
+  target: str
+  source: str
+  target_shape: tuple[int, ...] = ()
+  source_shape: tuple[int, ...] = ()
+  how: str = ''
+
+  @property
+  def size(self) -> int:
+    """Number of parameters: of the model's leaf, or of the file's if it was skipped."""
+    return int(np.prod(self.source_shape if self.status == 'skipped' else self.target_shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+  """One `Row` per model leaf, then one per unused leaf of the file; `str` is a table of groups."""
+
+  source: str
+  layout: str
+  rows: tuple[Row, ...]
+
+  def count(self, *statuses: str) -> int:
+    """Number of parameters whose row has one of `statuses`."""
+    return sum(row.size for row in self.rows if row.status in statuses)
+
+  def __str__(self) -> str:
+    groups: dict[tuple[str, ...], list[Row]] = collections.defaultdict(list)
+    for row in self.rows:
+      groups[row.status, _group(row.target), _group(row.source), row.how].append(row)
+    lines = [('status', 'model', 'checkpoint', 'leaves', 'parameters', 'how')]
+    for (status, target, source, how), rows in groups.items():
+      shape = f'{rows[0].source_shape} -> {rows[0].target_shape}' if how else ''
+      size = sum(row.size for row in rows)
+      lines.append(
+        (
+          status,
+          target or '-',
+          source or '-',
+          str(len(rows)),
+          f'{size:,}',
+          f'{how} {shape}'.strip(),
+        )
+      )
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    table = [
+      '  '.join([*(x.ljust(w) for x, w in zip(line, widths)), line[5]]).rstrip() for line in lines
+    ]
+    return '\n'.join([f'{self.source} (layout: {self.layout})', *table, self._totals()])
+
+  def _totals(self) -> str:
+    filled = self.count('loaded', 'resized', 'inflated')
+    total = filled + self.count('new')
+    parts = [f'{s} {self.count(s):,}' for s in ('loaded', 'resized', 'inflated', 'new', 'skipped')]
+    return f'parameters: {", ".join(parts)}; {filled:,} of {total:,} in the model are filled'
+
+
+def _group(path: str) -> str:
+  """Three levels of a path, all layers as one."""
+  path = re.sub(r'encoderblock_\d+', 'encoderblock_*', path)
+  return '/'.join(path.split('/')[: 3 if path.startswith('trunk/') else 2])
+
+
+def load_pretrained(
+  params: Mapping[str, Any],
+  source: str | Mapping[str, Any],
+  *,
+  grid: Sequence[int],
+  options: InitFromConfig,
+) -> tuple[dict[str, Any], LoadReport]:
+  """Fills `params` from a checkpoint (ViViT sec. 3.4).
+
+  Args:
+    params: {'trunk': ..., 'heads_<task>': ...} of a VideoModel, arrays or ShapeDtypeStructs, boxed
+      or not.
+    source: file, or its arrays as a flat or nested mapping.
+    grid: (nt, nh, nw), the trunk's tokens for the input it will train on (`trunk.grid(shape)`).
+    options: how to fit them.
+
+  Returns:
+    Unboxed nested dict of the same structure, numpy arrays in the leaves' own dtypes where filled,
+    the leaves that were passed in elsewhere; and the report.
+
+  Raises:
+    CheckpointMismatchError: no such file, unknown layout, leaves that do not fit, or that are
+      missing or unused without permission.
+    ConfigError: an option cannot apply to these sizes.
+  """
+  if isinstance(source, str):
+    arrays, name = vit.read_arrays(source), source
+  else:
+    arrays, name = vit.flatten(source), 'arrays'
+  targets = flax.traverse_util.flatten_dict(flax.core.meta.unbox(dict(params)), sep='/')
+  checkpoint = vit.canonicalise(arrays, _num_heads(targets), name)
+  plan = _Plan(targets, checkpoint, tuple(grid), options)
+  results = plan.fill()
+  plan.check()
+  rows = tuple(plan.rows) + tuple(plan.skipped())
+  filled = flax.traverse_util.unflatten_dict({**targets, **results}, sep='/')
+  return filled, LoadReport(name, checkpoint.layout, rows)
+
+
+def _num_heads(targets: Mapping[str, Any]) -> int:
+  for path, leaf in targets.items():
+    if path.startswith('trunk/') and path.endswith('/query/kernel'):
+      return int(leaf.shape[1])
+  raise CheckpointMismatchError(
+    "The model has no '.../query/kernel' under 'trunk/': only transformer trunks can be filled; "
+    f'found {sorted(targets)[:5]}.'
+  )
+
+
+class _Plan:
+  """Which leaf of the checkpoint fills which leaf of the model, and how."""
+
+  def __init__(
+    self,
+    targets: Mapping[str, Any],
+    checkpoint: vit.Source,
+    grid: tuple[int, ...],
+    options: InitFromConfig,
+  ) -> None:
+    self.targets = targets
+    self.checkpoint = checkpoint
+    self.grid = grid
+    self.options = options
+    self.rows: list[Row] = []
+    self.misfits: list[str] = []
+    self.target_has_class = any(re.fullmatch(r'trunk/cls(_\w+)?', path) for path in targets)
+    heads = sorted({path.split('/')[0] for path in targets if path.startswith('heads_')})
+    if options.load_head and len(heads) != 1:
+      raise ConfigError(f'init_from.load_head=True needs a model with one head; it has {heads}.')
+
+  def fill(self) -> dict[str, np.ndarray]:
+    """Fits every leaf that has a source; notes a row for each leaf and every misfit."""
+    results = {}
+    for path, leaf in self.targets.items():
+      name = self._source_name(path)
+      if name not in self.checkpoint.arrays:
+        self.rows.append(Row('new', path, '', leaf.shape))
+        continue
+      array = self.checkpoint.arrays[name]
+      status, fitted, how = self._fit(path, leaf, array)
+      self.rows.append(Row(status, path, name, leaf.shape, array.shape, how))
+      if fitted.shape != leaf.shape:
+        self.misfits.append(_misfit(path, name, leaf.shape, fitted.shape))
+      else:
+        results[path] = np.asarray(fitted, leaf.dtype)
+    return results
+
+  def skipped(self) -> Iterator[Row]:
+    """Rows for what the file has and nothing used."""
+    used = {row.source for row in self.rows}
+    for name, array in self.checkpoint.arrays.items():
+      if name not in used:
+        yield Row('skipped', '', name, (), array.shape)
+
+  def check(self) -> None:
+    """Raises CheckpointMismatchError unless everything fits or is allowed not to."""
+    new, skipped = self._allowed()
+    missing = [
+      f'  - {row.target} {row.target_shape}'
+      for row in self.rows
+      if row.status == 'new' and not _matches(row.target, new)
+    ]
+    extra = [
+      f'  + {row.source} {row.source_shape}'
+      for row in self.skipped()
+      if not _matches(row.source, skipped)
+    ]
+    if missing or extra or self.misfits:
+      raise CheckpointMismatchError(
+        '\n'.join(
+          [
+            f'{self.checkpoint.name} (layout: {self.checkpoint.layout}) does not fit the model: '
+            f'{len(missing)} model leaves are missing in it (-), {len(extra)} of its leaves are '
+            f'not used (+), {len(self.misfits)} have another shape.',
+            *missing,
+            *extra,
+            *self.misfits,
+            "Choose the trunk that the checkpoint was made for, or name what may stay new ('-') in "
+            "init_from.allow_new and what may go unused ('+') in init_from.allow_skipped.",
+          ]
+        )
+      )
+
+  def _allowed(self) -> tuple[list[str], list[str]]:
+    """Patterns for new model leaves and unused checkpoint leaves, with the pairing's own."""
+    new, skipped = list(self.options.allow_new), list(self.options.allow_skipped)
+    if not self.options.load_head:
+      new.append('heads_*')
+      skipped.extend(_HEAD_LEAVES)
+    if not self.checkpoint.is_video:
+      if self.options.kernel_inflation == 'none':
+        new.append(_KERNEL)
+        skipped.append('embedding/kernel')
+      new += ['trunk/TemporalTransformer/*', 'trunk/cls_TemporalTransformer', 'trunk/*_time/*']
+      if not self.target_has_class:
+        skipped.append('cls')
+      elif self.options.class_token == 'scenic' and 'trunk/cls' not in self.targets:
+        new.append('trunk/cls_SpatialTransformer')
+        skipped.append('cls')
+    return new, skipped
+
+  def _source_name(self, path: str) -> str:
+    """The canonical checkpoint path that fills a model path, whether or not the file has it."""
+    scope, _, name = path.partition('/')
+    if scope != 'trunk':
+      return name if self.options.load_head else ''
+    if self.checkpoint.is_video:
+      return name
+    if path == _KERNEL and self.options.kernel_inflation == 'none':
+      return ''
+    if name == 'cls_SpatialTransformer' and self.options.class_token == 'copy':
+      return 'cls'
+    renames = [
+      ('SpatialTransformer/', 'Transformer/'),
+      ('LayerNorm_space', 'LayerNorm_0'),
+      ('LayerNorm_mlp', 'LayerNorm_1'),
+      ('MlpBlock/', 'MlpBlock_0/'),
+      ('MultiHeadDotProductAttention_space', 'MultiHeadDotProductAttention_0'),
+    ]
+    if self.options.init_temporal_attention:
+      renames.append(('MultiHeadDotProductAttention_time', 'MultiHeadDotProductAttention_0'))
+    if self.options.init_temporal_layer_norm:
+      renames.append(('LayerNorm_time', 'LayerNorm_0'))
+    for old, replacement in renames:
+      name = name.replace(old, replacement)
+    return name
+
+  def _fit(self, path: str, leaf: Any, array: np.ndarray) -> tuple[str, np.ndarray, str]:
+    """(status, array for the leaf, how)."""
+    if path.endswith('/pos_embedding'):
+      fitted, how = self._fit_positions(path, leaf, array)
+      return 'resized' if how else 'loaded', fitted, how
+    if path == _KERNEL and (array.ndim, leaf.ndim) == (4, 5):
+      method = self.options.kernel_inflation
+      return 'inflated', vit.inflate_kernel(array, leaf.shape[0], method), method
+    return 'loaded', array, ''
+
+  def _fit_positions(self, path: str, leaf: Any, array: np.ndarray) -> tuple[np.ndarray, str]:
+    """A position table [1, rows, C]: the class row apart, the grid resized and repeated."""
+    mode, method = self.options.position_embedding, self.options.position_resize
+    if mode == 'copy':
+      return array, ''
+    target, repeats = self._target_sizes(path)
+    source_has_class = any(re.fullmatch(r'cls(_\w+)?', name) for name in self.checkpoint.arrays)
+    table = array[0, int(source_has_class) :]  # [rows, C]
+    source = self._source_sizes(path, len(table), target)
+    how = []
+    if source != target:
+      if mode == 'tile':
+        raise ConfigError(
+          f"init_from.position_embedding='tile': {path} needs {target}, the file has {source}; "
+          "set 'resize_tile'."
+        )
+      table = vit.resize_table(table.reshape(*source, -1), target, method)
+      how.append(f'{method} {"x".join(map(str, source))} to {"x".join(map(str, target))}')
+    if repeats > 1:
+      if mode == 'resize':
+        raise ConfigError(
+          f"init_from.position_embedding='resize': {path} has {repeats} frames, the file one; set "
+          "'tile' or 'resize_tile'."
+        )
+      how.append(f'tile x{repeats}')
+    table = np.tile(table.reshape(-1, table.shape[-1]), (repeats, 1))
+    if self.target_has_class:
+      row = array[0, :1] if source_has_class else self._own_class_row(leaf)
+      table = np.concatenate([row, table])
+    return table[None], ', '.join(how)
+
+  def _target_sizes(self, path: str) -> tuple[tuple[int, ...], int]:
+    """The axes of the model's table, and how often an image's table is repeated along time."""
+    if '/TemporalTransformer/' in path:
+      return self.grid[:1], 1
+    if '/SpatialTransformer/' in path:
+      return self.grid[1:], 1
+    return (self.grid, 1) if self.checkpoint.is_video else (self.grid[1:], self.grid[0])
+
+  def _source_sizes(self, path: str, rows: int, target: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of the file's table, from `source_grid`, or guessed."""
+    if len(target) == 1:
+      return (rows,)
+    guesses: set[tuple[int, ...]] = set()
+    side = vit.square_side(rows)
+    if self.options.source_grid is not None:
+      guesses = {tuple(self.options.source_grid)[-len(target) :]}
+    elif len(target) == 2 and side:  # images are square, unless `source_grid` says otherwise
+      guesses = {(side, side)}
+    elif np.prod(target) == rows:
+      guesses = {target}
+    elif len(target) == 3:
+      frames, height, width = target
+      if rows % (height * width) == 0:
+        guesses.add((rows // (height * width), height, width))
+      if rows % frames == 0 and (side := vit.square_side(rows // frames)):
+        guesses.add((frames, side, side))
+    if len(guesses) != 1 or np.prod(next(iter(guesses))) != rows:
+      raise CheckpointMismatchError(
+        f'{path}: the file has {rows} positions (readings: {sorted(guesses)}), the model needs '
+        f'{target}; set init_from.source_grid to the (nt, nh, nw) of the checkpoint.'
+      )
+    return guesses.pop()
+
+  def _own_class_row(self, leaf: Any) -> np.ndarray:
+    """The model's own initial row, for a checkpoint without a class token; zeros if abstract."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      return np.zeros((1, leaf.shape[-1]), leaf.dtype)
+    return np.asarray(leaf)[0, :1]
+
+
+def _misfit(path: str, name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
+  line = f'  {path} from {name}: expected shape {expected}, got {got}'
+  if '/output_projection/' in path and path.startswith('heads_'):
+    line += (
+      f'; the model has {expected[-1]} classes, the checkpoint {got[-1]}: set '
+      'init_from.load_head=False or the same number of classes'
+    )
+  return line
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+  return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

@@ -1,0 +1,295 @@
+"""The compiled program of an experiment: init, one train step, one eval step.
+
+The loop, the tools and the tests all build it here. Which program runs is selected by the batch's
+pytree structure: a batch that labels other tasks traces another step, with no code of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.core import FrozenDict
+from jax.sharding import Mesh, NamedSharding
+
+from models.video_model import VideoModel
+from train_lib import losses
+from train_lib import mesh as mesh_lib
+from train_lib.augment import augment, mixup, normalize
+from train_lib.experiment import DataFacts, Experiment, Lengths, lengths
+from train_lib.objective import ModelOutputs, per_example_loss
+from train_lib.optimizer import learning_rate_schedule, make_optimizer
+from train_lib.state import PyTree, TrainState, random_key
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+# Arrays of a batch that the device needs.
+DEVICE_KEYS = ('inputs', 'label', 'batch_mask', 'row')
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """An experiment's functions on a mesh.
+
+  Attributes:
+    init: () -> TrainState, from the experiment's seed.
+    train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
+    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities'}`.
+    abstract_state: Shapes and types of the state, with shardings.
+    input_shape: [B, T, H, W, 3] of a training batch.
+  """
+
+  experiment: Experiment
+  facts: DataFacts
+  lengths: Lengths
+  mesh: Mesh
+  model: VideoModel
+  init: Callable[[], TrainState]
+  train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+  eval_step: Callable[[PyTree, Batch], dict[str, Any]]
+  abstract_state: TrainState
+  input_shape: tuple[int, ...]
+
+  def to_device(self, batch: Batch) -> Batch:
+    """Places this host's part of a batch; examples are split over the mesh's batch axes."""
+    sharding = mesh_lib.batch_sharding(self.mesh)
+    return jax.tree.map(
+      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+      {k: batch[k] for k in DEVICE_KEYS if k in batch},
+    )
+
+
+def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
+  """The trunk with one head per task, in the experiment's compute type."""
+  dtype = jnp.dtype(experiment.compute_dtype)
+  heads = {
+    name: task.head.build(num_classes=facts.num_classes(name), dtype=dtype)
+    for name, task in experiment.tasks.items()
+  }
+  return VideoModel(trunk=experiment.trunk.build(dtype=dtype), heads=FrozenDict(heads))
+
+
+def input_shape(experiment: Experiment, batch_size: int) -> tuple[int, ...]:
+  """[B, T, H, W, 3] of a batch of clips."""
+  clip = experiment.dataset[1].clip
+  return (batch_size, clip.frames, clip.crop, clip.crop, 3)
+
+
+def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Program:
+  """Builds an experiment's program; checks shapes, arguments and layout without computing.
+
+  Raises:
+    ConfigError: The config does not make a program, such as an input the tubelet does not divide.
+    ShardingError: A parameter does not divide over the mesh.
+  """
+  mesh_lib.check_batch(mesh, experiment.batch_size // experiment.grad_accumulation, 'batch_size')
+  mesh_lib.check_batch(mesh, experiment.evaluation.batch_size, 'evaluation.batch_size')
+  plan = lengths(experiment, facts.train_examples)
+  model = build_model(experiment, facts)
+  shape = input_shape(experiment, experiment.batch_size)
+  optimizer = make_optimizer(experiment.optimizer, plan)
+
+  def init() -> TrainState:
+    rngs = {s: random_key(experiment.seed, s) for s in ('params', 'dropout')}
+    variables = dict(model.init(rngs, jnp.zeros((1, *shape[1:])), train=False))
+    params = variables.pop('params')
+    ema = params if experiment.ema_decay else None
+    return TrainState(jnp.int32(0), params, optimizer.init(params), variables, ema)
+
+  boxed = jax.eval_shape(init)
+  shardings = mesh_lib.state_shardings(boxed, mesh)
+  step = _make_train_step(experiment, facts, plan, model, optimizer)
+  whole: NamedSharding = mesh_lib.replicated(mesh)
+  return Program(
+    experiment=experiment,
+    facts=facts,
+    lengths=plan,
+    mesh=mesh,
+    model=model,
+    init=jax.jit(lambda: nn.meta.unbox(init()), out_shardings=shardings),
+    train_step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
+    eval_step=jax.jit(_make_eval_step(experiment, facts, model), out_shardings=whole),
+    abstract_state=jax.tree.map(
+      lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+      nn.meta.unbox(boxed),
+      shardings,
+    ),
+    input_shape=shape,
+  )
+
+
+def _make_train_step(
+  experiment: Experiment,
+  facts: DataFacts,
+  plan: Lengths,
+  model: VideoModel,
+  optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  schedule = learning_rate_schedule(experiment.optimizer, plan)
+  gradients = _make_gradients(experiment, facts, model)
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    grads, model_state, metrics = gradients(state, batch)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema_params
+    if ema is not None:
+      ema = optax.incremental_update(params, ema, 1 - experiment.ema_decay)
+    one = jnp.float32(1)
+    metrics['gradient_norm'] = (optax.global_norm(grads), one)
+    metrics['learning_rate'] = (jnp.float32(schedule(state.step)), one)
+    return TrainState(state.step + 1, params, opt_state, model_state, ema), metrics
+
+  return train_step
+
+
+def _make_gradients(
+  experiment: Experiment, facts: DataFacts, model: VideoModel
+) -> Callable[[TrainState, Batch], tuple[PyTree, PyTree, Metrics]]:
+  """Gradients of a batch, taken in `grad_accumulation` equal parts and averaged."""
+  parts = experiment.grad_accumulation
+
+  def loss_of_part(
+    params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
+  ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+    augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
+    video = augment(
+      augment_key, batch['inputs'], experiment.augment.color_jitter, experiment.augment.rand_augment
+    )
+    video = normalize(video, experiment.pixels.mean, experiment.pixels.std)
+    targets = _targets(batch['label'], facts)
+    if experiment.augment.mixup.alpha:
+      video, targets = mixup(mixup_key, video, targets, experiment.augment.mixup.alpha)
+    (features, logits), model_state = model.apply(
+      {'params': params, **model_state},
+      video,
+      train=True,
+      rngs={'dropout': dropout_key},
+      mutable=list(model_state),
+    )
+    outputs = ModelOutputs(features, logits, targets, _masks(batch))
+    loss, terms = experiment.objective.build(outputs=outputs, tasks=experiment.tasks)
+    metrics = {name: (value, jnp.float32(1)) for name, value in {'loss': loss, **terms}.items()}
+    for name, target in targets.items():
+      correct = losses.top_k_correct(logits[name], jnp.argmax(target, -1), 1)
+      metrics[f'top1/{name}'] = losses.weighted_sum(correct, outputs.masks[name])
+    return loss, (model_state, metrics)
+
+  part_gradients = jax.grad(loss_of_part, has_aux=True)
+
+  def gradients(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Metrics]:
+    key = random_key(experiment.seed, 'train', state.step)
+    if parts == 1:
+      grads, (model_state, metrics) = part_gradients(state.params, state.model_state, batch, key)
+      return grads, model_state, metrics
+
+    def body(carry: tuple[PyTree, PyTree], inputs: tuple[Batch, jax.Array]) -> Any:
+      total, model_state = carry
+      part, part_key = inputs
+      grads, (model_state, metrics) = part_gradients(state.params, model_state, part, part_key)
+      return (jax.tree.map(jnp.add, total, grads), model_state), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    # Examples are dealt out in turn, so that every device keeps its own: [B] -> [parts, B/parts].
+    split = jax.tree.map(
+      lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    (total, model_state), metrics = jax.lax.scan(
+      body, (zeros, state.model_state), (split, jax.random.split(key, parts))
+    )
+    grads = jax.tree.map(lambda g: g / parts, total)
+    return grads, model_state, jax.tree.map(lambda m: jnp.sum(m, 0), metrics)
+
+  return gradients
+
+
+def _make_eval_step(
+  experiment: Experiment, facts: DataFacts, model: VideoModel
+) -> Callable[[PyTree, Batch], dict[str, Any]]:
+  def eval_step(variables: PyTree, batch: Batch) -> dict[str, Any]:
+    inputs = batch['inputs']
+    b, views = inputs.shape[:2]
+    video = normalize(
+      inputs.reshape(b * views, *inputs.shape[2:]), experiment.pixels.mean, experiment.pixels.std
+    )  # [B*V, T, H, W, 3]
+    _, logits = model.apply(variables, video, train=False)
+    # Logits of a video are the mean over its views (ViViT, section 4.1).
+    logits = {k: v.reshape(b, views, -1).mean(1) for k, v in logits.items() if k in batch['label']}
+    targets = _targets(batch['label'], facts)
+    masks = _masks(batch)
+    top = {
+      k: jax.lax.top_k(_probabilities(experiment, k, v), min(5, v.shape[-1]))
+      for k, v in logits.items()
+    }
+    return {
+      'metrics': _eval_metrics(experiment, logits, targets, masks),
+      'top_probabilities': {k: v[0] for k, v in top.items()},
+      'top_classes': {k: v[1] for k, v in top.items()},
+    }
+
+  return eval_step
+
+
+def _eval_metrics(
+  experiment: Experiment,
+  logits: Mapping[str, jax.Array],
+  targets: Mapping[str, jax.Array],
+  masks: Mapping[str, jax.Array],
+) -> Metrics:
+  metrics: Metrics = {}
+  for name, task_logits in logits.items():
+    task = dataclasses.replace(experiment.tasks[name], label_smoothing=0.0)
+    values = per_example_loss(task, task_logits, targets[name])
+    metrics[f'loss/{name}'] = losses.weighted_sum(values, masks[name])
+    if task.loss == 'sigmoid':
+      hit = jnp.take_along_axis(targets[name], jnp.argmax(task_logits, -1)[:, None], -1)[:, 0]
+      metrics[f'hit1/{name}'] = losses.weighted_sum(hit, masks[name])
+      continue
+    label = jnp.argmax(targets[name], -1)
+    for k in (1, 5):
+      correct = losses.top_k_correct(task_logits, label, k)
+      metrics[f'top{k}/{name}'] = losses.weighted_sum(correct, masks[name])
+  for name, tasks in experiment.evaluation.joint_tasks.items():
+    if all(t in logits for t in tasks):
+      joint, label = _joint_logits([logits[t] for t in tasks], [targets[t] for t in tasks])
+      mask = jnp.prod(jnp.stack([masks[t] for t in tasks]), 0)
+      for k in (1, 5):
+        correct = losses.top_k_correct(joint, label, k)
+        metrics[f'top{k}/{name}'] = losses.weighted_sum(correct, mask)
+  return metrics
+
+
+def _joint_logits(logits: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+  """Scores and label of every combination of classes, flattened to [B, K1*K2*...]."""
+  score, label = jax.nn.log_softmax(logits[0]), jnp.argmax(targets[0], -1)
+  for task_logits, target in zip(logits[1:], targets[1:]):
+    pair = score[:, :, None] + jax.nn.log_softmax(task_logits)[:, None, :]
+    label = label * task_logits.shape[-1] + jnp.argmax(target, -1)
+    score = pair.reshape(pair.shape[0], -1)
+  return score, label
+
+
+def _probabilities(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
+  if experiment.tasks[task].loss == 'softmax':
+    return jax.nn.softmax(logits)
+  return jax.nn.sigmoid(logits)
+
+
+def _targets(label: Mapping[str, jax.Array], facts: DataFacts) -> dict[str, jax.Array]:
+  """Class numbers as one-hot rows; multi-hot rows as they are. All [B, K] float32."""
+  return {
+    name: jax.nn.one_hot(x, facts.num_classes(name)) if x.ndim == 1 else x.astype(jnp.float32)
+    for name, x in label.items()
+  }
+
+
+def _masks(batch: Batch) -> dict[str, jax.Array]:
+  return {
+    name: batch['batch_mask'] * batch.get('label_mask', {}).get(name, 1.0)
+    for name in batch['label']
+  }

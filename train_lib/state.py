@@ -1,0 +1,40 @@
+"""The training state and the random streams, both plain functions of (seed, name, step)."""
+
+import zlib
+from typing import Any
+
+import flax
+import jax
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What a checkpoint holds; neither an optimiser nor a random key.
+
+  Attributes:
+    step: Number of updates made, int32 scalar.
+    params: The model's parameters, float32.
+    opt_state: The optimiser's state.
+    model_state: Collections other than parameters, such as BatchNorm statistics.
+    ema_params: Moving average of the parameters, or None when `ema_decay` is 0.
+  """
+
+  step: jax.Array
+  params: PyTree
+  opt_state: PyTree
+  model_state: PyTree
+  ema_params: PyTree
+
+  @property
+  def eval_variables(self) -> dict[str, PyTree]:
+    """Variables to evaluate with: the averaged parameters when there are any."""
+    params = self.params if self.ema_params is None else self.ema_params
+    return {'params': params, **self.model_state}
+
+
+def random_key(seed: int, stream: str, step: jax.Array | int = 0) -> jax.Array:
+  """The key of one named random stream at one step."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
+  return jax.random.fold_in(key, step)
