@@ -26,9 +26,9 @@ flags.mark_flags_as_required(['config', 'workdir'])
 def main() -> None:
   """Runs the mode."""
   # Imported here so that --help and usage errors need no JAX.
-  from train_lib import loop
+  from train_lib import run
 
-  loop.run(_MODE.value, _CONFIG.value, str(_WORKDIR.value))
+  run.run(_MODE.value, _CONFIG.value, str(_WORKDIR.value))
 
 
 if __name__ == '__main__':

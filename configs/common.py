@@ -3,6 +3,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 # Size -> width, depth, heads and MLP width of the image ViTs (arXiv:2010.11929, Table 1; Ti and S
 # from arXiv:2012.12877).
@@ -13,6 +14,10 @@ VIT_SIZES = {
   'L': {'hidden_size': 1024, 'num_layers': 24, 'num_heads': 16, 'mlp_dim': 4096},
   'H': {'hidden_size': 1280, 'num_layers': 32, 'num_heads': 16, 'mlp_dim': 5120},
 }
+
+
+# Parameters that weight decay leaves alone, as regular expressions over their paths.
+NO_DECAY = ('/bias$', '/scale$', 'pos_embedding$', '(^|/)cls')
 
 
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
@@ -34,12 +39,13 @@ def sgd_momentum(learning_rate: float, warmup: str) -> ConfigDict:
   """Synchronous SGD with momentum 0.9, cosine schedule and clipping at norm 1."""
   return ConfigDict(
     {
-      'update': {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False},
+      'rule': {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False},
       'learning_rate': learning_rate,
       'warmup': warmup,
       'schedule': 'cosine',
       'max_grad_norm': 1.0,
       'weight_decay': 0.0,
+      'no_decay': NO_DECAY,
     }
   )
 
@@ -48,12 +54,13 @@ def adamw(learning_rate: float, warmup: str, weight_decay: float) -> ConfigDict:
   """AdamW with cosine schedule and clipping at norm 1."""
   return ConfigDict(
     {
-      'update': {'name': 'optax:scale_by_adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
+      'rule': {'name': 'optax:scale_by_adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
       'learning_rate': learning_rate,
       'warmup': warmup,
       'schedule': 'cosine',
       'max_grad_norm': 1.0,
       'weight_decay': weight_decay,
+      'no_decay': NO_DECAY,
     }
   )
 
@@ -62,7 +69,14 @@ def no_augmentation() -> ConfigDict:
   """Every augmentation of the compiled step, switched off."""
   return ConfigDict(
     {
-      'color_jitter': {'prob': 0.0, 'grayscale_prob': 0.0},
+      'color_jitter': {
+        'prob': 0.0,
+        'brightness': 32 / 255,
+        'contrast': 0.4,
+        'saturation': 0.4,
+        'hue': 0.2,
+        'grayscale_prob': 0.0,
+      },
       'rand_augment': {'num_layers': 0, 'magnitude': 0.0},
       'mixup': {'alpha': 0.0},
     }
@@ -75,7 +89,13 @@ def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.
     {
       'dataset': dataset,
       'labels': labels,
-      'head': {'name': 'models.heads:LinearHead'},
+      'head': {
+        'name': 'models.heads:LinearHead',
+        'representation_size': placeholder(int),  # width of a tanh layer before the classes
+        'dropout_rate': 0.0,
+        'kernel_init': 'zeros',
+        'bias_init': 0.0,
+      },
       'loss': 'softmax',
       'label_smoothing': label_smoothing,
       'weight': 1.0,

@@ -56,6 +56,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
       'Something-Something v2 train split, as in Scenic (val 24777); ViViT Sec. 4.1: 220 000 over '
       'all splits.',
     ),
+    Benchmark('demo', {'motion': 8}, 1600, 'datasets.demo, as `make demo` writes it.'),
   )
 }
 """By name."""

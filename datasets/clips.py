@@ -76,11 +76,6 @@ def spatial_crops(height: int, width: int, crop: int, n: int) -> tuple[tuple[int
   return ((top, 0), (top, left), (top, width - crop))
 
 
-def three_crops(height: int, width: int, crop: int) -> tuple[tuple[int, int], ...]:
-  """(top, left) of the three crops along the longer side, in px."""
-  return spatial_crops(height, width, crop, 3)
-
-
 @dataclasses.dataclass(frozen=True)
 class Window:
   """A square of source pixels that becomes the crop, mirrored left to right if `flip`."""

@@ -147,7 +147,7 @@ def load(directory: str | os.PathLike[str]) -> Manifest:
   if content.get('sha256') != manifest.sha256:
     raise DataError(
       f'{path}: sha256 is {content.get("sha256")!r}, but the content hashes to '
-      f'{manifest.sha256!r}: the file was edited by hand. {_HOW_TO_MAKE}'
+      f'{manifest.sha256!r}: the file was damaged or edited by hand. {_HOW_TO_MAKE}'
     )
   _check_shards(Path(directory), manifest)
   return manifest
@@ -158,6 +158,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding='utf-8'))
   except (FileNotFoundError, NotADirectoryError) as error:
     raise DataError(f'{path}: no such file, so this is no dataset. {_HOW_TO_MAKE}') from error
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read: {error.strerror}.') from error
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise DataError(f'{path}: not valid JSON ({error}). {_HOW_TO_MAKE}') from error
   if not isinstance(content, dict):
@@ -230,6 +232,8 @@ def _check_shards(directory: Path, manifest: Manifest) -> None:
           f'{path}: shard of split {split.name!r} listed in {FILE_NAME} is missing. '
           'Copy it again, or write the dataset again.'
         ) from error
+      except OSError as error:
+        raise DataError(f'{path}: cannot be read: {error.strerror}.') from error
       if size != shard.bytes:
         raise DataError(
           f'{path}: has {size} bytes, {FILE_NAME} says {shard.bytes}: the shard is truncated or '

@@ -62,6 +62,7 @@ class ClipConfig:
     """Raises ConfigError on values out of range."""
     for name in ('frames', 'stride', 'resize', 'crop'):
       _require(getattr(self, name) >= 1, f'clip.{name}', 'at least 1', getattr(self, name))
+    _require(self.resize <= 4096, 'clip.resize', 'at most 4096 px', self.resize)
     _require(self.crop <= self.resize, 'clip.crop', f'<= resize ({self.resize})', self.crop)
     for name in ('scale_jitter_prob', 'flip_prob'):
       _require(0 <= getattr(self, name) <= 1, f'clip.{name}', 'in [0, 1]', getattr(self, name))

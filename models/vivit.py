@@ -188,7 +188,7 @@ class ViViT(nn.Module):
   num_layers: int
   num_heads: int
   mlp_dim: int
-  tubelet: Sequence[int]
+  tubelet: tuple[int, int, int]
   attention: str
   pooling: str
   temporal_num_layers: int | None = None
@@ -358,6 +358,13 @@ def _check(trunk: ViViT) -> None:
   for field, choices in _CHOICES.items():
     if getattr(trunk, field) not in choices:
       raise ConfigError(f'trunk.{field}={getattr(trunk, field)!r}: expected one of {choices}.')
+  for field in ('hidden_size', 'num_layers', 'num_heads', 'mlp_dim'):
+    if getattr(trunk, field) < 1:
+      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected at least 1.')
+  if trunk.hidden_size % trunk.num_heads:
+    raise ConfigError(
+      f'trunk.num_heads={trunk.num_heads} does not divide trunk.hidden_size={trunk.hidden_size}.'
+    )
   for field in ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate'):
     if not 0.0 <= getattr(trunk, field) < 1.0:
       raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected a rate in [0, 1).')

@@ -1,11 +1,13 @@
-"""How every command of the project starts and fails: one line for a mistake, no traceback."""
+"""How every command of the project starts and fails: a mistake is one message, no traceback."""
 
+import difflib
 import os
-import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
+from ml_collections import config_flags
 
 from errors import TubeletError
 
@@ -13,41 +15,84 @@ from errors import TubeletError
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
+INTERRUPTED = 130
+
 
 def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`; named errors and flag mistakes end with exit code 1 or 2."""
+  """Parses flags and calls `main`; named errors and flag mistakes end with exit code 1."""
   app.run(lambda argv: _checked(main, argv), flags_parser=_parse)
 
 
 def _checked(main: Callable[[], None], argv: list[str]) -> None:
   if len(argv) > 1:
     sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
-  _check_config()
   if not any(a.lstrip('-').startswith('verbosity') for a in sys.argv):
     logging.set_verbosity(logging.WARNING)  # absl's own default lets libraries chatter.
   try:
     main()
   except TubeletError as error:
     sys.exit(f'{type(error).__name__}: {error}')
-
-
-def _check_config() -> None:
-  """`ml_collections` reports a config file it cannot read only when the config is first used."""
-  if 'config' in flags.FLAGS:
-    try:
-      flags.FLAGS.config.to_dict()
-    except OSError as error:
-      reason = ' '.join(str(error).split('Attempted')[-1].split())
-      sys.exit(f'ConfigError: --config cannot be loaded: {reason}')
+  except KeyboardInterrupt:
+    print('\nInterrupted. The same command goes on from the newest checkpoint.', file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """A misspelt `--config.KEY`, or a value of the wrong type, is one line too."""
+  """Parses flags; whatever a config file or a `--config.KEY` gets wrong is one message."""
   try:
-    rest: list[str] = app.parse_flags_with_usage(argv)
+    rest: list[str] = flags.FLAGS(argv)
+    # `ml_collections` reports a missing file only when the config is used: use it now.
+    if 'config' in flags.FLAGS and flags.FLAGS['config'].value is not None:
+      flags.FLAGS.config.to_dict()
     return rest
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    hint = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', str(error))
-    if hint:
-      sys.exit(f'ConfigError: --config has no key {hint[2]!r}. Did you mean {hint[1]!r}?')
-    sys.exit(f'ConfigError: a --config.KEY does not exist or takes another type: {error}')
+  except BrokenPipeError:
+    sys.exit(1)
+  except Exception as error:  # noqa: BLE001 - a config file is code: it may raise anything.
+    sys.exit(_config_mistake(argv, error) or f'{error}\nSee --help.')
+
+
+def _config_mistake(argv: list[str], error: BaseException) -> str | None:
+  """The message for a mistake in `--config=FILE` or `--config.KEY=VALUE`, or None if elsewhere."""
+  paths = [a.partition('=')[2] for a in argv if a.lstrip('-').startswith('config=')]
+  overrides = [a for a in argv if a.lstrip('-').startswith('config.')]
+  if not paths:
+    return None
+  alone = [argv[0], f'--config={paths[0]}']
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=alone)
+  try:
+    config = values(alone) and values.config.to_dict()
+  except Exception as without_overrides:  # noqa: BLE001 - as above.
+    return f'ConfigError: --config={paths[0]} cannot be loaded: {_innermost(without_overrides)}'
+  for override in overrides:
+    name, _, value = override.lstrip('-').partition('=')
+    unknown = _unknown_key(config, name.split('.')[1:])
+    if unknown:
+      return f'ConfigError: {unknown}'
+    if f'{name}={value}' in str(error):
+      return f'ConfigError: --{name}={value} has another type than the config: {_innermost(error)}'
+  return None
+
+
+def _unknown_key(tree: Any, keys: list[str]) -> str | None:
+  """What is wrong with a dotted key, walking down from the config's root."""
+  for depth, key in enumerate(keys):
+    known = sorted(tree) if isinstance(tree, dict) else []
+    if key not in known:
+      path, parent = '.'.join(keys[: depth + 1]), f'`{".".join(keys[:depth])}`' if depth else 'it'
+      close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+      hint = f' Did you mean `{".".join([*keys[:depth], close[0]])}`?' if close else ''
+      return (
+        f'Unknown config key `{path}`.{hint} Known in {parent}: {", ".join(known) or "nothing"}.'
+      )
+    tree = tree[key]
+  return None
+
+
+def _innermost(error: BaseException) -> str:
+  """The first cause of an error, or the last line of one that only quotes a traceback."""
+  while error.__cause__ or error.__context__:
+    error = error.__cause__ or error.__context__  # type: ignore[assignment]
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  wanted = [line for line in lines if 'Errno' in line or 'Error:' in line] or lines[-1:]
+  return wanted[-1] if wanted else type(error).__name__

@@ -2,8 +2,8 @@
 
   python -m tools.summary --config=configs/vivit/k400_base_fe.py
   python -m tools.summary --config=configs/vivit/k400_base_fe.py --json
-  python -m tools.summary --config=configs/vivit/k400_large_spacetime.py \
-      --config.datasets.kinetics400.clip.crop=320
+  python -m tools.summary --config=configs/vivit/k400_large_spacetime.py:crop=320
+  python -m tools.summary --config=configs/vivit/k400_base_fe.py --config.trunk.temporal_num_layers=8
 
 A multiply-add counts as one FLOP, as in the ViViT paper's tables. Class counts come from the
 dataset's manifest when it is there, otherwise from the benchmark the config names.
@@ -45,12 +45,11 @@ def summarise(config: ConfigDict) -> tuple[dict, str]:
       for name, sequences, tokens in result.stages
     ],
   }
-  classes = ', '.join(f'{task} {n}' for task, n in values['classes'].items())
   table = (
     f'{experiment.name}\n'
-    f'classes          {classes}  (from {facts.source})\n'
+    f'classes          {facts.describe()}\n'
     f'{tables.cost_table(result)}\n'
-    f'evaluation       {views} views, {views * result.flops / 1e9:,.1f} GFLOPs a video'
+    f'evaluation       {views} views, {tables.gflops(views * result.flops)} GFLOPs a video'
   )
   return values, table
 

@@ -4,13 +4,16 @@ Orbax is used only here. A checkpoint is `<workdir>/checkpoints/<step>/` with th
 (arrays) and `meta` (JSON: data position, config, class names, versions, git revision, metrics).
 """
 
+import contextlib
 import importlib.metadata
+import math
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -28,13 +31,19 @@ class Checkpointer:
   def __init__(self, workdir: Path, config: CheckpointConfig):
     self.folder = workdir / FOLDER
     policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
+    best: dict[str, Any] = {}
     if config.best_metric:
+      smallest = config.best_metric.startswith('loss')
+      worst = math.inf if smallest else -math.inf
+
+      def measure(metrics: Mapping[str, float]) -> float:
+        return metrics.get(config.best_metric, worst)  # Saved without an evaluation: no metrics.
+
+      # Without `best_fn` Orbax does not store metrics, and a resumed run would not know its best.
+      best = {'best_fn': measure, 'best_mode': 'min' if smallest else 'max'}
       policies.append(
         checkpoint_managers.BestN(
-          get_metric_fn=lambda metrics: metrics[config.best_metric],
-          reverse=config.best_metric.startswith('loss'),
-          n=1,
-          keep_checkpoints_without_metrics=False,
+          get_metric_fn=measure, reverse=smallest, n=1, keep_checkpoints_without_metrics=False
         )
       )
     self._manager = ocp.CheckpointManager(
@@ -43,6 +52,7 @@ class Checkpointer:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+        **best,
       ),
     )
 
@@ -66,14 +76,15 @@ class Checkpointer:
     self._manager.save(
       int(state.step),
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_as_dict(state)), meta=ocp.args.JsonSave(dict(meta))
+        state=ocp.args.PyTreeSave(_as_dict(state)), meta=ocp.args.JsonSave(dict(meta))
       ),
-      metrics=None if metrics is None else dict(metrics),
+      metrics=dict(metrics or {}),
     )
 
   def restore_meta(self, step: int) -> dict[str, Any]:
     """The `meta` item of a checkpoint."""
-    restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+    with _readable(self.folder / str(step)):
+      restored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
     meta: dict[str, Any] = restored.meta
     return meta
 
@@ -83,15 +94,36 @@ class Checkpointer:
     Raises:
       CheckpointMismatchError: Listing leaves that are missing, extra or of another shape.
     """
-    stored = self._manager.item_metadata(step)['state']
-    wanted = _as_dict(abstract_state)
+    parts = _as_dict(abstract_state)
+    return TrainState(**{'ema_params': None, 'model_state': {}, **self._restore(step, parts)})
+
+  def restore_for_evaluation(self, step: int, abstract_state: TrainState) -> TrainState:
+    """Like `restore` without the optimiser, whose settings then do not matter.
+
+    Raises:
+      CheckpointMismatchError: As `restore`.
+    """
+    parts = _as_dict(abstract_state)
+    parts.pop('opt_state', None)
+    rest: dict[str, PyTree] = {'opt_state': (), 'ema_params': None, 'model_state': {}}
+    return TrainState(**{**rest, **self._restore(step, parts)})
+
+  def _restore(self, step: int, parts: dict[str, PyTree]) -> dict[str, PyTree]:
+    where = self.folder / str(step)
+    with _readable(where):
+      stored = _tree(self._manager.item_metadata(step)['state'])
     _check_same_leaves(
-      stored.tree if hasattr(stored, 'tree') else stored, wanted, self.folder / str(step)
+      {k: v for k, v in stored.items() if k in parts or k != 'opt_state'}, parts, where
     )
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+    arguments = ocp.args.PyTreeRestore(
+      item=parts,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(parts),
+      partial_restore=True,
     )
-    return TrainState(**{'ema_params': None, 'model_state': {}, **restored.state})
+    with _readable(where):
+      restored = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
+    state: dict[str, PyTree] = restored.state
+    return state
 
   def wait(self) -> None:
     """Blocks until what was saved is on disk."""
@@ -111,18 +143,18 @@ def latest_step(workdir: Path) -> int | None:
   return step
 
 
-def load_params(workdir: str) -> dict[str, Any]:
+def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
   """The newest parameters of another run (averaged ones if it kept an average), to start from.
 
   Args:
     workdir: That run's folder.
 
   Returns:
-    Nested arrays in Scenic's naming: the trunk's leaves at the top, and the head's beside them when
-    the run had one head.
+    Nested arrays in Scenic's naming, the trunk's leaves at the top and the heads as `heads_<task>`
+    beside them; and the class names of each task.
 
   Raises:
-    CheckpointMismatchError: The folder holds no checkpoint.
+    CheckpointMismatchError: The folder holds no checkpoint, or a damaged one.
   """
   step = latest_step(Path(workdir))
   if step is None:
@@ -130,13 +162,22 @@ def load_params(workdir: str) -> dict[str, Any]:
       f'`init_from.path` {workdir} is a folder without a complete checkpoint in {FOLDER}/: expected '
       'the workdir of a run, or a weight file.'
     )
-  restore = ocp.args.Composite(state=ocp.args.StandardRestore())
-  with _reader(Path(workdir)) as manager:
-    state = manager.restore(step, args=restore).state
-  params = state.get('ema_params') or state['params']
-  heads = [name for name in params if name.startswith('heads_')]
-  head = params[heads[0]] if len(heads) == 1 else {}
-  return {**params['trunk'], **head}
+  with _reader(Path(workdir)) as manager, _readable(Path(workdir) / FOLDER / str(step)):
+    stored = _tree(manager.item_metadata(step)['state'])
+    part = 'ema_params' if 'ema_params' in stored else 'params'
+    wanted = {part: stored[part]}
+    # As numpy arrays: the run may have been on other devices than these.
+    arguments = ocp.args.PyTreeRestore(
+      item=wanted,
+      restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted),
+      partial_restore=True,
+    )
+    restored = manager.restore(
+      step, args=ocp.args.Composite(state=arguments, meta=ocp.args.JsonRestore())
+    )
+  params = restored.state[part]
+  heads = {name: leaves for name, leaves in params.items() if name.startswith('heads_')}
+  return {**params['trunk'], **heads}, restored.meta['class_names']
 
 
 def describe(
@@ -166,7 +207,9 @@ def git_revision() -> str:
     return 'unknown'
 
 
-def check_class_names(meta: Mapping[str, Any], facts: DataFacts, where: Path) -> None:
+def check_class_names(
+  class_names: Mapping[str, Sequence[str]], facts: DataFacts, where: Path
+) -> None:
   """Compares a checkpoint's classes with the data's.
 
   Raises:
@@ -174,10 +217,10 @@ def check_class_names(meta: Mapping[str, Any], facts: DataFacts, where: Path) ->
       another order of them.
   """
   for task, names in facts.class_names.items():
-    stored = meta['class_names'].get(task)
+    stored = class_names.get(task)
     if stored is None:
       raise CheckpointMismatchError(
-        f'{where} has no task {task!r}; it has {sorted(meta["class_names"])}. Start a fresh '
+        f'{where} has no task {task!r}; it has {sorted(class_names)}. Start a fresh '
         'workdir with `init_from` to change the tasks.'
       )
     if len(stored) != len(names):
@@ -190,6 +233,24 @@ def check_class_names(meta: Mapping[str, Any], facts: DataFacts, where: Path) ->
         raise CheckpointMismatchError(
           f'{where}: class {i} of task {task!r} is {old!r} there, but {new!r} in {facts.source}.'
         )
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+  """`key: old -> new` for every key in which two resolved configs differ."""
+  before, after = _flat(old), _flat(new)
+  return [
+    f'{key}: {before.get(key, "absent")!r} -> {after.get(key, "absent")!r}'
+    for key in sorted(before.keys() | after.keys())
+    if before.get(key) != after.get(key)
+  ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    nested = isinstance(value, Mapping)
+    flat.update(_flat(value, f'{prefix}{key}.') if nested else {f'{prefix}{key}': value})
+  return flat
 
 
 def check_position(meta: Mapping[str, Any], position: Mapping[str, Any], where: Path) -> None:
@@ -209,8 +270,27 @@ def _reader(workdir: Path) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(folder, item_handlers=_handlers(), options=options)
 
 
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+  """Names the checkpoint when Orbax or TensorStore cannot read it."""
+  try:
+    yield
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    raise CheckpointMismatchError(
+      f'{folder} cannot be read: {reason}. It is damaged or incomplete: delete it to go on from the '
+      'checkpoint before.'
+    ) from error
+
+
 def _handlers() -> dict[str, Any]:
-  return {'state': ocp.StandardCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
+  return {'state': ocp.PyTreeCheckpointHandler(), 'meta': ocp.JsonCheckpointHandler()}
+
+
+def _tree(metadata: Any) -> dict[str, Any]:
+  """The tree of array descriptions that Orbax wraps in a metadata object."""
+  tree: dict[str, Any] = metadata.tree if hasattr(metadata, 'tree') else metadata
+  return dict(tree)
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -236,9 +316,17 @@ def _check_same_leaves(stored: PyTree, wanted: PyTree, where: Path) -> None:
   if lines:
     raise CheckpointMismatchError(
       f'{where} does not fit this experiment (- only in the model, + only in the checkpoint, '
-      '! another shape):\n  ' + '\n  '.join(lines) + '\nResume with the config the run was '
+      '! another shape):\n  '
+      + '\n  '.join(_capped(lines))
+      + '\nResume with the config the run was '
       'started with, or start a fresh workdir with `init_from`.'
     )
+
+
+def _capped(lines: list[str], most: int = 20) -> list[str]:
+  """Shape mismatches and parameters first, and no more than fit on a screen."""
+  lines = sorted(lines, key=lambda line: (line[0] != '!', 'opt_state' in line))
+  return lines[:most] + ([f'... and {len(lines) - most} more'] if len(lines) > most else [])
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """Turns nested config values into frozen dataclasses, strictly: one mistake, one error that names it."""
 
+import collections.abc
 import dataclasses
 import difflib
 import importlib
@@ -29,15 +30,22 @@ class Component:
   arguments: Mapping[str, Any]
   path: str = ''
 
+  def accepts(self, argument: str) -> bool:
+    """Whether the target has a parameter of this name."""
+    return argument in (_parameters(import_target(self.name, self.path)) or {})
+
   def build(self, **injected: Any) -> Any:
-    """Calls the target with the config's arguments and `injected` ones (the config wins).
+    """Calls the target with the config's arguments and those of `injected` that it takes.
 
     Raises:
-      ConfigError: A required argument is in neither.
+      ConfigError: A required argument is in neither, or the config sets an injected one.
     """
     target = import_target(self.name, self.path)
     accepted = _parameters(target)
     values = {k: v for k, v in injected.items() if accepted is None or k in accepted}
+    twice = sorted(values.keys() & self.arguments.keys())
+    if twice:
+      raise ConfigError(f'`{self.path}.{twice[0]}` follows from the rest of the config: remove it.')
     values.update(self.arguments)
     missing = [
       key
@@ -97,6 +105,8 @@ def parse(kind: Any, value: Any, path: str) -> Any:
     return _parse_literal(typing.get_args(kind), value, path)
   if origin is tuple:
     return _parse_tuple(typing.get_args(kind), value, path)
+  if origin is collections.abc.Sequence:
+    return _parse_tuple((*typing.get_args(kind), ...), value, path)
   if isinstance(origin, type) and issubclass(origin, Mapping):
     _expect_mapping(value, path)
     item = typing.get_args(kind)[1]
@@ -118,7 +128,11 @@ def _parse_dataclass(kind: type, value: Any, path: str) -> Any:
   ]
   if missing:
     raise ConfigError(f'The config lacks {_quoted(_join(path, name) for name in missing)}.')
-  return kind(**{k: parse(hints[k], v, _join(path, k)) for k, v in value.items()})
+  values = {k: parse(hints[k], v, _join(path, k)) for k, v in value.items()}
+  try:
+    return kind(**values)
+  except ConfigError as error:  # A value out of range: say in which group of the config.
+    raise ConfigError(f'In `{path}`: {error}' if path else str(error)) from error
 
 
 def _parse_component(value: Any, path: str) -> Component:

@@ -6,11 +6,10 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from datasets import benchmarks, manifest, reader
-from errors import ConfigError
+from errors import ConfigError, DataError
 from train_lib.experiment import DataFacts, Experiment
+from train_lib.mesh import host_slice
 from train_lib.program import Batch, Program
 
 # Batches placed on the device ahead of the step that uses them.
@@ -36,10 +35,18 @@ def open_split(experiment: Experiment, split: str) -> reader.VideoDataset:
   return dataset
 
 
-def facts_of(experiment: Experiment, train: reader.VideoDataset) -> DataFacts:
-  """Facts from an open training split."""
-  names = {task: tuple(train.class_names(task)) for task in experiment.tasks}
-  return DataFacts(len(train), names, str(Path(experiment.dataset[1].dir) / manifest.FILE_NAME))
+def facts_of(experiment: Experiment, dataset: reader.VideoDataset) -> DataFacts:
+  """Facts from an open split; the training split's size is in the manifest either way."""
+  names = {task: tuple(dataset.class_names(task)) for task in experiment.tasks}
+  config = experiment.dataset[1]
+  splits = dataset.manifest.splits
+  if config.train_split not in splits:
+    raise DataError(
+      f'{config.dir}: there is no split {config.train_split!r} (`train_split`); the manifest has '
+      f'{sorted(splits)}.'
+    )
+  source = str(Path(config.dir) / manifest.FILE_NAME)
+  return DataFacts(splits[config.train_split].examples, names, source)
 
 
 def facts_or_nominal(experiment: Experiment) -> DataFacts:
@@ -85,14 +92,15 @@ def train_stream(
 ) -> Generator[Batch, None, None]:
   """Training batches on the device from `start_step` on, without end."""
   experiment = program.experiment
+  index, count = host_slice(program.mesh, experiment.batch_size)
   batches = reader.train_batches(
     dataset,
     experiment.dataset[1].clip,
     batch_size=experiment.batch_size,
     seed=experiment.seed,
     start_step=start_step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=index,
+    process_count=count,
     num_threads=experiment.loader_threads,
   )
   return _prefetched(program, batches)
@@ -104,14 +112,15 @@ def eval_stream(
   """(host batch, device batch) pairs that hold every example exactly once."""
   experiment = program.experiment
   config = experiment.dataset[1]
+  index, count = host_slice(program.mesh, experiment.evaluation.batch_size)
   batches = reader.eval_batches(
     dataset,
     config.clip,
     batch_size=experiment.evaluation.batch_size,
     temporal_views=config.temporal_views,
     spatial_views=config.spatial_views,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=index,
+    process_count=count,
     num_threads=experiment.loader_threads,
   )
   try:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from datasets import reader
+from errors import ShardingError
 from train_lib import data, pictures
 from train_lib.console import progress
 from train_lib.program import Program
@@ -23,6 +24,8 @@ SHEET_CLIPS = 8
 @dataclasses.dataclass(frozen=True)
 class TaskPredictions:
   """Predictions of one task over the whole split, in index order.
+
+  Of classes that score alike the first is predicted here, while the metrics count a tie as wrong.
 
   Attributes:
     top_classes: [N, <=5] int, best first.
@@ -67,15 +70,24 @@ def evaluate(program: Program, variables: PyTree, dataset: reader.VideoDataset) 
     variables: `TrainState.eval_variables`.
     dataset: The open split.
   """
-  outputs = []
+  outputs: list[dict[str, Any]] = []
+  in_flight: dict[str, Any] | None = None
   steps = -(-len(dataset) // program.experiment.evaluation.batch_size)
   stream = data.eval_stream(program, dataset)
   for host_batch, batch in progress(stream, 'evaluating', steps):
-    result = program.eval_step(variables, batch)
-    outputs.append(jax.device_get({**result, **_known_rows(program, host_batch, batch)}))
+    result = {**program.eval_step(variables, batch), **_known_rows(host_batch, batch)}
+    if in_flight is not None:  # Fetched while the device works on the next batch.
+      outputs.append(jax.device_get(in_flight))
+    in_flight = result
+  outputs.append(jax.device_get(in_flight))
   totals = jax.tree.map(lambda *x: np.sum(np.stack(x), 0), *[o['metrics'] for o in outputs])
   rows = np.concatenate([o['row'] for o in outputs])
   keep = rows >= 0
+  if sorted(rows[keep]) != list(range(len(dataset))):
+    raise ShardingError(
+      f'Evaluation saw {int(keep.sum())} rows of the {len(dataset)} in split {dataset.split!r}, not '
+      'each once: the processes do not read the parts of the batch that their devices hold.'
+    )
   predictions = {
     task: TaskPredictions(
       *(
@@ -89,7 +101,7 @@ def evaluate(program: Program, variables: PyTree, dataset: reader.VideoDataset) 
   return Evaluation(metrics, int(keep.sum()), rows[keep], predictions)
 
 
-def _known_rows(program: Program, host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
+def _known_rows(host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
   """Rows and labels of the whole global batch, which one host alone does not hold."""
   if jax.process_count() == 1:
     return {'row': host_batch['row'], 'label': host_batch['label']}
@@ -178,7 +190,7 @@ def _sheet_clips(
   right = right[np.linspace(0, len(right) - 1, min(SHEET_CLIPS, len(right))).astype(int)]
   clip = program.experiment.dataset[1].clip
   return [
-    (
+    pictures.Clip(
       reader.view_clips(dataset, clip, int(rows[i]), 1, 1)[0],
       names[int(predictions.labels[i])],
       [
@@ -186,6 +198,7 @@ def _sheet_clips(
         for k, p in zip(predictions.top_classes[i], predictions.top_probabilities[i])
       ],
       bool(correct[i]),
+      dataset.key(int(rows[i])),
     )
     for i in [*wrong, *right]
   ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -78,6 +79,10 @@ class PixelConfig:
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
 
+  def __post_init__(self) -> None:
+    if min(self.std) <= 0:
+      raise ConfigError(f'`std` must be positive in every channel, got {self.std}.')
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
@@ -93,7 +98,7 @@ class OptimizerConfig:
   """The update rule.
 
   Attributes:
-    update: An optax transformation that turns gradients into a direction, such as
+    rule: An optax transformation that turns gradients into a direction, such as
       `optax:trace` (momentum) or `optax:scale_by_adam`.
     learning_rate: Peak learning rate.
     warmup: Duration of the linear warm-up from zero.
@@ -104,17 +109,22 @@ class OptimizerConfig:
     no_decay: Regular expressions; parameters whose path one of them matches do not decay.
   """
 
-  update: Component
+  rule: Component
   learning_rate: float
   warmup: str
   schedule: Literal['cosine', 'constant'] = 'cosine'
   max_grad_norm: float = 0.0
   weight_decay: float = 0.0
-  no_decay: tuple[str, ...] = ('/bias$', '/scale$', 'pos_embedding$', '(^|/)cls')
+  no_decay: tuple[str, ...] = ()
 
   def __post_init__(self) -> None:
     for name in ('learning_rate', 'max_grad_norm', 'weight_decay'):
       _at_least(0, self, name)
+    if self.rule.accepts('learning_rate'):
+      raise ConfigError(
+        f'`rule` {self.rule.name} takes a learning rate of its own: name the direction only, such as '
+        '`optax:trace` or `optax:scale_by_adam`, and set `optimizer.learning_rate`.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +214,7 @@ class Experiment:
   def __post_init__(self) -> None:
     for name in ('batch_size', 'grad_accumulation', 'loader_threads'):
       _at_least(1, self, name)
+    _at_least(0, self, 'seed')
     if self.batch_size % self.grad_accumulation:
       raise ConfigError(
         f'`batch_size` {self.batch_size} does not divide into `grad_accumulation` '
@@ -226,13 +237,31 @@ class Experiment:
         raise ConfigError(
           f'`tasks.{name}.dataset` is {task.dataset!r}, but `datasets` has {sorted(self.datasets)}.'
         )
+    best = self.checkpoint.best_metric
+    if best and best not in self.eval_metrics:
+      raise ConfigError(
+        f'`checkpoint.best_metric` is {best!r}, but the evaluation gives {self.eval_metrics}.'
+      )
     for metric, names in self.evaluation.joint_tasks.items():
+      if metric in self.tasks:
+        raise ConfigError(
+          f'`evaluation.joint_tasks.{metric}` has the name of a task: choose another.'
+        )
       for name in names:
         if name not in self.tasks or self.tasks[name].loss != 'softmax':
           raise ConfigError(
             f'`evaluation.joint_tasks.{metric}` names {name!r}, which is not a softmax task; '
             f'`tasks` has {sorted(self.tasks)}.'
           )
+
+  @property
+  def eval_metrics(self) -> list[str]:
+    """Names of the metrics that an evaluation gives."""
+    names = []
+    for task, config in self.tasks.items():
+      top = ('top1', 'top5') if config.loss == 'softmax' else ('hit1',)
+      names += [f'{metric}/{task}' for metric in ('loss', *top)]
+    return names + [f'top{k}/{joint}' for joint in self.evaluation.joint_tasks for k in (1, 5)]
 
   @property
   def dataset(self) -> tuple[str, DatasetConfig]:
@@ -254,6 +283,11 @@ class DataFacts:
   class_names: Mapping[str, tuple[str, ...]]
   source: str
 
+  def describe(self) -> str:
+    """Classes per task and where they are from, for people."""
+    classes = ', '.join(f'{task} {len(names)}' for task, names in self.class_names.items())
+    return f'{classes}  (from {self.source})'
+
   def num_classes(self, task: str) -> int:
     """Number of classes of a task."""
     return len(self.class_names[task])
@@ -265,9 +299,9 @@ class Lengths:
 
   total: int
   warmup: int
-  log: int
-  evaluate: int
-  checkpoint: int
+  log: float
+  evaluate: float
+  checkpoint: float
   epoch: float
 
 
@@ -316,5 +350,5 @@ def _plain(config: Any) -> Any:
 
 def _at_least(least: float, owner: Any, name: str) -> None:
   value = getattr(owner, name)
-  if value < least:
+  if not (math.isfinite(value) and value >= least):
     raise ConfigError(f'`{name}` must be at least {least}, got {value}.')

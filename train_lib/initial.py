@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from errors import CheckpointMismatchError
 from train_lib import checkpoint, pretrained_vit
 from train_lib.console import say
 from train_lib.pretrained import load_pretrained
@@ -15,23 +16,36 @@ from train_lib.state import TrainState
 Weights = Mapping[str, Any]
 
 
-def read_weights(program: Program) -> Weights | None:
+def read_weights(program: Program, whole: bool = False) -> Weights | None:
   """Arrays of `init_from.path` (a weight file or another run's workdir), or None without one.
 
   They are fitted to the abstract model at once, so that what does not fit is known before anything
   is compiled or written.
 
+  Args:
+    program: The experiment's program.
+    whole: Whether a head that stays random is an error, as it is when nothing will train it.
+
   Raises:
-    CheckpointMismatchError: The file is missing, unknown, or does not fit; lists the paths.
+    CheckpointMismatchError: The file is missing, unknown, or does not fit; lists the paths. Or the
+      heads are loaded from a run whose classes are others.
   """
   config = program.experiment.init_from
   if not config.path:
     return None
   if Path(config.path).is_dir():
-    weights: Weights = checkpoint.load_params(config.path)
+    weights, class_names = checkpoint.load_params(config.path)
+    if config.load_head:
+      checkpoint.check_class_names(class_names, program.facts, Path(config.path))
   else:
     weights = pretrained_vit.read_arrays(config.path)
-  _fill(program, program.abstract_state.params, weights)
+  _, report = _fill(program, program.abstract_state.params, weights)
+  random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
+  if whole and random:
+    raise CheckpointMismatchError(
+      f'{config.path} would leave {random} random, so that an evaluation means nothing. Set '
+      '`init_from.load_head`, with a checkpoint that has these heads.'
+    )
   return weights
 
 
@@ -51,4 +65,5 @@ def fresh_state(program: Program, weights: Weights | None) -> TrainState:
 
 def _fill(program: Program, params: Any, weights: Weights) -> tuple[Any, Any]:
   grid = program.model.trunk.grid(program.input_shape)
-  return load_pretrained(params, weights, grid=grid, options=program.experiment.init_from)
+  config = program.experiment.init_from
+  return load_pretrained(params, weights, grid=grid, options=config, name=config.path)

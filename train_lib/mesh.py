@@ -65,6 +65,30 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def host_slice(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+  """Which part of a global batch this process reads.
+
+  Processes that differ only in `tensor` hold the same examples, so the parts follow from the mesh,
+  not from the process index.
+
+  Returns:
+    (index, count): part `index` of `count` equal, contiguous ones.
+
+  Raises:
+    ShardingError: This process's devices hold examples that do not lie together.
+  """
+  indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+  spans = sorted({(s[0].start or 0, s[0].stop or batch_size) for s in indices if s})
+  local = sum(stop - start for start, stop in spans)
+  first, last = spans[0][0], spans[-1][1]
+  if last - first != local or first % local or batch_size % local:
+    raise ShardingError(
+      f'Process {jax.process_index()} would need the examples {spans} of a batch of {batch_size}: '
+      'lay out `mesh` so that each process holds one contiguous part.'
+    )
+  return first // local, batch_size // local
+
+
 def check_batch(mesh: Mesh, batch_size: int, path: str) -> None:
   """Raises `ConfigError` unless `batch_size` examples divide over the mesh's batch axes."""
   ways = mesh.shape['data'] * mesh.shape['fsdp']

@@ -52,7 +52,6 @@ def weighted_sum(
   terms = {}
   for name in outputs.targets:
     values = per_example_loss(tasks[name], outputs.logits[name], outputs.targets[name])
-    mask = outputs.masks[name]
-    terms[f'loss/{name}'] = jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    terms[f'loss/{name}'] = losses.weighted_mean(values, outputs.masks[name])
   total = sum((tasks[n].weight * terms[f'loss/{n}'] for n in outputs.targets), jnp.float32(0))
   return total, terms

@@ -13,10 +13,10 @@ from train_lib.experiment import Lengths, OptimizerConfig
 def learning_rate_schedule(config: OptimizerConfig, lengths: Lengths) -> optax.Schedule:
   """Linear warm-up from zero, then cosine to zero or constant (ViViT, Table 7).
 
-  The update of step s (the first is 0) uses the value at s + 1, so the first step is not lost to
-  a rate of zero and the last one is the schedule's end.
+  The update of step s (the first is 0) uses the value at s + 1, and the cosine reaches zero one step
+  after the last, so that neither end is a step with a rate of zero.
   """
-  decay_steps = lengths.total - lengths.warmup
+  decay_steps = lengths.total - lengths.warmup + 1
   after = (
     optax.cosine_decay_schedule(config.learning_rate, decay_steps)
     if config.schedule == 'cosine'
@@ -36,7 +36,7 @@ def make_optimizer(config: OptimizerConfig, lengths: Lengths) -> optax.GradientT
   parts = []
   if config.max_grad_norm:
     parts.append(optax.clip_by_global_norm(config.max_grad_norm))
-  parts.append(config.update.build())
+  parts.append(config.rule.build())
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask(config.no_decay)))
   parts.append(optax.scale_by_learning_rate(learning_rate_schedule(config, lengths)))

@@ -7,7 +7,7 @@ from any thread.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +18,24 @@ from matplotlib.patches import Rectangle
 
 from errors import DataError
 
-Clip = tuple[np.ndarray, str, Sequence[tuple[str, float]], bool]
+
+class Clip(NamedTuple):
+  """One strip of a contact sheet.
+
+  Attributes:
+    frames: [T, H, W, 3] uint8.
+    true_name: name of the true class.
+    predictions: (class name, probability in [0, 1]), best first.
+    correct: whether the best prediction is right: green, else red.
+    key: the clip's id, shown so that it can be found.
+  """
+
+  frames: np.ndarray
+  true_name: str
+  predictions: Sequence[tuple[str, float]]
+  correct: bool
+  key: str = ''
+
 
 _DPI = 110
 _MAX_LABELLED = 40  # classes; beyond, tick labels would overlap
@@ -174,20 +191,19 @@ def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> No
 
   Args:
     path: the PNG file; its folder exists.
-    clips: (frames, true name, [(class name, probability in [0, 1]), ...] best first, correct) each,
-      with frames [T, H, W, 3] uint8. Red marks a wrong clip, green a right one.
+    clips: what to draw.
 
   Raises:
     DataError: frames of another shape or dtype.
   """
-  for index, (frames, *_) in enumerate(clips):
+  for index, frames in enumerate(clip.frames for clip in clips):
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
       raise DataError(
         f'{path}, clip {index}: expected frames [T, H, W, 3] uint8, '
         f'got {list(frames.shape)} {frames.dtype}'
       )
-  wrong = [clip for clip in clips if not clip[3]]
-  right = [clip for clip in clips if clip[3]]
+  wrong = [clip for clip in clips if not clip.correct]
+  right = [clip for clip in clips if clip.correct]
   sections = [s for s in (('Wrong', _WRONG, wrong), ('Right', _RIGHT, right)) if s[2]]
   _save(_draw_sheet(sections), Path(path))
 
@@ -195,7 +211,9 @@ def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> No
 def _draw_sheet(sections: Sequence[tuple[str, str, list[Clip]]]) -> Figure:
   """One column of rows, in inches from the top, on axes that span the figure."""
   strip_width, text_width, row_gap, header = 8.8, 3.3, 0.2, 0.55
-  heights = [[_strip_height(clip[0], strip_width) for clip in clips] for _, _, clips in sections]
+  heights = [
+    [_strip_height(clip.frames, strip_width) for clip in clips] for _, _, clips in sections
+  ]
   total = 0.25 + sum(header + sum(h) + row_gap * len(h) for h in heights)
   width = 0.25 + strip_width + 0.25 + text_width
   figure = Figure(figsize=(width, max(total, 0.8)))
@@ -218,7 +236,7 @@ def _draw_sheet(sections: Sequence[tuple[str, str, list[Clip]]]) -> Figure:
     )
     top += header
     for clip, height in zip(clips, section_heights):
-      _draw_strip(axes, clip[0], (0.25, top, strip_width, height), color)
+      _draw_strip(axes, clip.frames, (0.25, top, strip_width, height), color)
       _draw_caption(axes, clip, 0.25 + strip_width + 0.2, top, color)
       top += height + row_gap
   return figure
@@ -257,12 +275,13 @@ def _draw_strip(
 
 def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -> None:
   """The true name above a bar per prediction."""
-  _, true_name, predictions, _ = clip
-  title = _shorten(true_name, 36)
+  title = _shorten(clip.true_name, 24)
   axes.text(left, top + 0.1, title, color=_INK, fontsize=10, weight='bold', va='center')
-  for row, (name, probability) in enumerate(predictions[:4]):
+  right, key = left + 3.0, _shorten(clip.key, 24)
+  axes.text(right, top + 0.1, key, color=_MUTED, fontsize=6.5, va='center', ha='right')
+  for row, (name, probability) in enumerate(clip.predictions[:4]):
     y = top + 0.34 + 0.21 * row
-    is_true = name == true_name
+    is_true = name == clip.true_name
     axes.barh(y, 0.6, height=0.11, left=left, color='#eef0f3')
     axes.barh(y, 0.6 * probability, height=0.11, left=left, color=_RIGHT if is_true else '#9aa3b2')
     text_color = _INK if is_true else _MUTED

@@ -19,7 +19,7 @@ from train_lib import pretrained_vit as vit
 
 POSITION_MODES = ('auto', 'copy', 'tile', 'resize', 'resize_tile')
 _KERNEL = 'trunk/embedding/kernel'
-_HEAD_LEAVES = ('output_projection/*', 'pre_logits/*', 'MAPHead_0/*')
+_HEAD_LEAVES = ('output_projection/*', 'pre_logits/*', 'MAPHead_0/*', 'heads_*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,8 @@ class InitFromConfig:
       DEVIATION: Scenic drops it in Model 2 although it restores the position that belongs to it.
     init_temporal_attention: Model 3: fill temporal attention too, not only spatial attention.
     init_temporal_layer_norm: Model 3: fill LayerNorm_time from the block's first LayerNorm.
-    load_head: fill the model's one head from the checkpoint's.
+    load_head: fill the heads: those of another run by task name, the one of any other checkpoint
+      into a model that has one.
     allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
       those that the pairing of checkpoint and model implies.
     allow_skipped: patterns of canonical checkpoint paths that may go unused, likewise.
@@ -145,6 +146,7 @@ def load_pretrained(
   *,
   grid: Sequence[int],
   options: InitFromConfig,
+  name: str = 'arrays',
 ) -> tuple[dict[str, Any], LoadReport]:
   """Fills `params` from a checkpoint (ViViT sec. 3.4).
 
@@ -154,6 +156,7 @@ def load_pretrained(
     source: file, or its arrays as a flat or nested mapping.
     grid: (nt, nh, nw), the trunk's tokens for the input it will train on (`trunk.grid(shape)`).
     options: how to fit them.
+    name: where the arrays are from, for messages; a file has its own name.
 
   Returns:
     Unboxed nested dict of the same structure, numpy arrays in the leaves' own dtypes where filled,
@@ -167,7 +170,7 @@ def load_pretrained(
   if isinstance(source, str):
     arrays, name = vit.read_arrays(source), source
   else:
-    arrays, name = vit.flatten(source), 'arrays'
+    arrays = vit.flatten(source)
   targets = flax.traverse_util.flatten_dict(flax.core.meta.unbox(dict(params)), sep='/')
   checkpoint = vit.canonicalise(arrays, _num_heads(targets), name)
   plan = _Plan(targets, checkpoint, tuple(grid), options)
@@ -206,8 +209,12 @@ class _Plan:
     self.misfits: list[str] = []
     self.target_has_class = any(re.fullmatch(r'trunk/cls(_\w+)?', path) for path in targets)
     heads = sorted({path.split('/')[0] for path in targets if path.startswith('heads_')})
-    if options.load_head and len(heads) != 1:
-      raise ConfigError(f'init_from.load_head=True needs a model with one head; it has {heads}.')
+    named = any(path.startswith('heads_') for path in checkpoint.arrays)
+    if options.load_head and len(heads) != 1 and not named:
+      raise ConfigError(
+        f'init_from.load_head=True: the model has the heads {heads}, but {checkpoint.name} has one '
+        'without a name. Use a model with one head, or load_head=False.'
+      )
 
   def fill(self) -> dict[str, np.ndarray]:
     """Fits every leaf that has a source; notes a row for each leaf and every misfit."""
@@ -252,7 +259,7 @@ class _Plan:
           [
             f'{self.checkpoint.name} (layout: {self.checkpoint.layout}) does not fit the model: '
             f'{len(missing)} model leaves are missing in it (-), {len(extra)} of its leaves are '
-            f'not used (+), {len(self.misfits)} have another shape.',
+            f'not used (+), {len(self.misfits)} have another shape.{self._width_note()}',
             *missing,
             *extra,
             *self.misfits,
@@ -261,6 +268,16 @@ class _Plan:
           ]
         )
       )
+
+  def _width_note(self) -> str:
+    """Says it at once when everything differs because the widths do."""
+    mine, theirs = (
+      self.targets.get('trunk/embedding/bias'),
+      self.checkpoint.arrays.get('embedding/bias'),
+    )
+    if mine is None or theirs is None or mine.shape == theirs.shape:
+      return ''
+    return f' The model is {mine.shape[-1]} wide, the checkpoint {theirs.shape[-1]}.'
 
   def _allowed(self) -> tuple[list[str], list[str]]:
     """Patterns for new model leaves and unused checkpoint leaves, with the pairing's own."""
@@ -284,7 +301,8 @@ class _Plan:
     """The canonical checkpoint path that fills a model path, whether or not the file has it."""
     scope, _, name = path.partition('/')
     if scope != 'trunk':
-      return name if self.options.load_head else ''
+      named = any(key.startswith('heads_') for key in self.checkpoint.arrays)
+      return (path if named else name) if self.options.load_head else ''
     if self.checkpoint.is_video:
       return name
     if path == _KERNEL and self.options.kernel_inflation == 'none':

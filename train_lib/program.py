@@ -29,7 +29,7 @@ Batch = Mapping[str, Any]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 # Arrays of a batch that the device needs.
-DEVICE_KEYS = ('inputs', 'label', 'batch_mask', 'row')
+DEVICE_KEYS = ('inputs', 'label', 'label_mask', 'batch_mask', 'row')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,14 @@ class Program:
   def to_device(self, batch: Batch) -> Batch:
     """Places this host's part of a batch; examples are split over the mesh's batch axes."""
     sharding = mesh_lib.batch_sharding(self.mesh)
-    return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-      {k: batch[k] for k in DEVICE_KEYS if k in batch},
-    )
+    local = len(batch['row'])
+    # Every process holds an equal part, so `count` is the same whatever the batch's size.
+    _, count = mesh_lib.host_slice(self.mesh, self.mesh.size * local)
+
+    def place(x: np.ndarray) -> jax.Array:
+      return jax.make_array_from_process_local_data(sharding, x, (count * local, *x.shape[1:]))
+
+    return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
 
 
 def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
@@ -89,9 +93,9 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   """
   mesh_lib.check_batch(mesh, experiment.batch_size // experiment.grad_accumulation, 'batch_size')
   mesh_lib.check_batch(mesh, experiment.evaluation.batch_size, 'evaluation.batch_size')
-  plan = lengths(experiment, facts.train_examples)
   model = build_model(experiment, facts)
   shape = input_shape(experiment, experiment.batch_size)
+  plan = lengths(experiment, facts.train_examples)
   optimizer = make_optimizer(experiment.optimizer, plan)
 
   def init() -> TrainState:
@@ -176,8 +180,8 @@ def _make_gradients(
     loss, terms = experiment.objective.build(outputs=outputs, tasks=experiment.tasks)
     metrics = {name: (value, jnp.float32(1)) for name, value in {'loss': loss, **terms}.items()}
     for name, target in targets.items():
-      correct = losses.top_k_correct(logits[name], jnp.argmax(target, -1), 1)
-      metrics[f'top1/{name}'] = losses.weighted_sum(correct, outputs.masks[name])
+      metric, correct = _best_is_right(experiment, name, logits[name], target)
+      metrics[f'{metric}/{name}'] = losses.weighted_sum(correct, outputs.masks[name])
     return loss, (model_state, metrics)
 
   part_gradients = jax.grad(loss_of_part, has_aux=True)
@@ -246,14 +250,11 @@ def _eval_metrics(
     task = dataclasses.replace(experiment.tasks[name], label_smoothing=0.0)
     values = per_example_loss(task, task_logits, targets[name])
     metrics[f'loss/{name}'] = losses.weighted_sum(values, masks[name])
-    if task.loss == 'sigmoid':
-      hit = jnp.take_along_axis(targets[name], jnp.argmax(task_logits, -1)[:, None], -1)[:, 0]
-      metrics[f'hit1/{name}'] = losses.weighted_sum(hit, masks[name])
-      continue
-    label = jnp.argmax(targets[name], -1)
-    for k in (1, 5):
-      correct = losses.top_k_correct(task_logits, label, k)
-      metrics[f'top{k}/{name}'] = losses.weighted_sum(correct, masks[name])
+    metric, correct = _best_is_right(experiment, name, task_logits, targets[name])
+    metrics[f'{metric}/{name}'] = losses.weighted_sum(correct, masks[name])
+    if task.loss == 'softmax':
+      correct = losses.top_k_correct(task_logits, targets[name], 5)
+      metrics[f'top5/{name}'] = losses.weighted_sum(correct, masks[name])
   for name, tasks in experiment.evaluation.joint_tasks.items():
     if all(t in logits for t in tasks):
       joint, label = _joint_logits([logits[t] for t in tasks], [targets[t] for t in tasks])
@@ -262,6 +263,16 @@ def _eval_metrics(
         correct = losses.top_k_correct(joint, label, k)
         metrics[f'top{k}/{name}'] = losses.weighted_sum(correct, mask)
   return metrics
+
+
+def _best_is_right(
+  experiment: Experiment, task: str, logits: jax.Array, targets: jax.Array
+) -> tuple[str, jax.Array]:
+  """`top1`: the label scores best; `hit1`, with several labels: the best class is one of them."""
+  if experiment.tasks[task].loss == 'softmax':
+    return 'top1', losses.top_k_correct(logits, targets, 1)
+  hit = jnp.take_along_axis(targets, jnp.argmax(logits, -1)[:, None], -1)[:, 0]
+  return 'hit1', hit
 
 
 def _joint_logits(logits: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,7 @@ def cost_table(cost: Cost) -> str:
   lines = [
     f'input            {frames} frames x {height} x {width}',
     f'parameters       {cost.parameters:,}',
-    f'GFLOPs per view  {cost.flops / 1e9:,.1f}  (multiply-add = 1)',
+    f'GFLOPs per view  {gflops(cost.flops)}  (multiply-add = 1)',
     'tokens           sequences x length',
   ]
   lines += [
@@ -27,3 +27,9 @@ def cost_table(cost: Cost) -> str:
     for name, sequences, tokens in cost.stages
   ]
   return '\n'.join(lines)
+
+
+def gflops(flops: float) -> str:
+  """FLOPs in units of 1e9: one decimal, or three significant digits below ten."""
+  value = flops / 1e9
+  return f'{value:,.1f}' if value >= 10 else f'{value:.3g}'

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -42,7 +43,13 @@ _POOLING = {
 def trunk(
   size: str, attention: str, temporal_layers: int = 4, stochastic_depth: float = 0.0
 ) -> ConfigDict:
-  """A ViViT trunk with 16 x 16 x 2 tubelets; `temporal_layers` is Lt of Model 2 (0: average pool)."""
+  """A ViViT trunk with 16 x 16 x 2 tubelets; `temporal_layers` is Lt of Model 2 (0: average pool).
+
+  Raises:
+    ValueError: `attention` is none of the paper's models.
+  """
+  if attention not in _POOLING:
+    raise ValueError(f'Unknown attention {attention!r}; known: {sorted(_POOLING)}.')
   config = ConfigDict(
     {
       'name': 'models.vivit:ViViT',
@@ -53,10 +60,18 @@ def trunk(
       'stochastic_depth_rate': stochastic_depth,
       'dropout_rate': 0.0,
       'attention_dropout_rate': 0.0,
+      'tokeniser': 'tubelet',
+      'num_sampled_frames': placeholder(int),
+      'kernel_init_method': 'lecun_normal',
+      'gelu': 'tanh',
+      'layer_norm_epsilon': 1e-6,
+      'remat': False,
     }
   )
   if attention == 'factorised_encoder':
     config.temporal_num_layers = temporal_layers
+    config.temporal_num_heads = placeholder(int)  # None: as the spatial encoder's
+    config.temporal_mlp_dim = placeholder(int)
   if attention == 'factorised_self_attention':
     config.attention_order = 'space_time'
     config.temporal_attention_init = 'zeros'
@@ -88,7 +103,7 @@ def experiment(
   config.augment = common.no_augmentation()
   config.augment.color_jitter.prob = recipe.get('color_jitter', 0.0)
   layers, magnitude = recipe.get('rand_augment', (0, 0))
-  config.augment.rand_augment = {'num_layers': layers, 'magnitude': float(magnitude)}
+  config.augment.rand_augment.update({'num_layers': layers, 'magnitude': float(magnitude)})
   config.augment.mixup.alpha = recipe.get('mixup', 0.0)
   config.optimizer = common.sgd_momentum(recipe['learning_rate'], warmup='2.5 epochs')
   config.evaluation = {'every': '5 epochs', 'batch_size': 64, 'joint_tasks': {}, 'pictures': True}

@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.datasets = {
     'demo': {
       'dir': 'data/demo',
-      'benchmark': '',
+      'benchmark': 'demo',
       'train_split': 'train',
       'eval_split': 'test',
       'temporal_views': 4,

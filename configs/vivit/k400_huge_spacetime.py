@@ -1,9 +1,10 @@
 """ViViT-H/16x2, spatio-temporal attention (Model 1), on Kinetics-400.
 
-Section 4.3: top-1 84.9 (ViViT-H from a JFT image model, which is not public).
+Section 4.3: top-1 84.9 (from a JFT image model, which is not public; the
+public ViT-H has patches of 14, for which set `--config.trunk.tubelet='(2,14,14)'`).
 
   python main.py --config=configs/vivit/k400_huge_spacetime.py --workdir=runs/k400_huge_spacetime \
-      --config.init_from.path=ViT-H_14.npz
+      --config.init_from.path=VIT_H_16.npz
 """
 
 from ml_collections import ConfigDict

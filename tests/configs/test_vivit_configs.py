@@ -82,5 +82,5 @@ def test_table_7(name):
   )
   assert experiment.batch_size == 64
   assert experiment.optimizer.warmup == '2.5 epochs'
-  assert experiment.optimizer.update.arguments['decay'] == 0.9
+  assert experiment.optimizer.rule.arguments['decay'] == 0.9
   assert (clip.frames, clip.stride, clip.flip_prob, clip.scale_jitter) == (32, 2, 0.5, (0.9, 1.33))

@@ -75,8 +75,6 @@ def test_view_indices_of_short_videos():
 )
 def test_spatial_crops(height, width, n, wanted):
   assert clips.spatial_crops(height, width, 224, n) == wanted
-  if n == 3:
-    assert clips.three_crops(height, width, 224) == wanted
 
 
 def test_spatial_crops_refuse():

@@ -166,5 +166,6 @@ def test_benchmarks():
     'moments_in_time': 339,
     'epic_kitchens': 397,
     'ssv2': 174,
+    'demo': len(demo.CLASSES),
   }
-  assert all(b.train_examples > 10_000 and b.source for b in benchmarks.BENCHMARKS.values())
+  assert all(b.train_examples >= 1600 and b.source for b in benchmarks.BENCHMARKS.values())

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from configs.vivit import demo
-from train_lib import data, loop
+from train_lib import data, run
 from train_lib import experiment as experiment_lib
 from train_lib.mesh import make_mesh
 from train_lib.program import build_program
@@ -39,7 +39,7 @@ def finished_once(tmp_path_factory, demo_data_dir):
   workdir = tmp_path_factory.mktemp('runs') / 'finished'
   printed = io.StringIO()
   with contextlib.redirect_stdout(printed):
-    loop.run('train', make_tiny_config(demo_data_dir), str(workdir))
+    run.run('train', make_tiny_config(demo_data_dir), str(workdir))
   return workdir, printed.getvalue()
 
 

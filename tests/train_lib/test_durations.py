@@ -31,7 +31,8 @@ def test_unreadable(text):
 
 def test_interval():
   assert CLOCK.interval('never', 'x') == 0
-  assert CLOCK.interval('1 epoch', 'x') == 16
+  assert CLOCK.interval('1 epoch', 'x') == 15.625
+  assert CLOCK.interval('1 step', 'x') == 1
   with pytest.raises(ConfigError, match='positive'):
     CLOCK.interval('0 steps', 'x')
 
@@ -39,3 +40,12 @@ def test_interval():
 def test_due():
   assert [s for s in range(10) if due(s, 3)] == [3, 6, 9]
   assert not any(due(s, 0) for s in range(10))
+
+
+def test_epochs_that_are_no_whole_number_of_steps_stay_aligned():
+  epoch, five = CLOCK.interval('1 epoch', 'x'), CLOCK.interval('5 epochs', 'x')
+  ends = [s for s in range(1, 470) if due(s, epoch)]
+  assert len(ends) == 30
+  assert ends[:3] == [16, 31, 47]  # 15.625, 31.25, 46.875
+  assert [s for s in range(1, 470) if due(s, five)] == ends[4::5]
+  assert ends[-1] == CLOCK.steps('30 epochs', 'duration')

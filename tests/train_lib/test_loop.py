@@ -8,7 +8,7 @@ import pytest
 
 from datasets import manifest as manifest_lib
 from errors import CheckpointMismatchError, ConfigError, DataError, TrainingDivergedError
-from train_lib import checkpoint, loop
+from train_lib import checkpoint, loop, run
 from train_lib.experiment import CheckpointConfig
 
 
@@ -26,7 +26,7 @@ def scalars(workdir, prefix):
 def final_state(workdir, step):
   folder = workdir / checkpoint.FOLDER / str(step)
   assert folder.is_dir(), sorted(folder.parent.iterdir())
-  return checkpoint.load_params(str(workdir))
+  return checkpoint.load_params(str(workdir))[0]
 
 
 def test_a_run_leaves_everything_a_person_looks_for(finished):
@@ -35,11 +35,11 @@ def test_a_run_leaves_everything_a_person_looks_for(finished):
   assert 'Resuming' not in printed
   for part in ('checkpoint', 'TensorBoard', 'predictions.jsonl', 'confusion_motion.png'):
     assert part in printed
-  assert sorted(scalars(workdir, 'train/')) == [2, 4, 6]
+  assert sorted(scalars(workdir, 'train/')) == [2, 3, 4, 6]
   assert sorted(scalars(workdir, 'eval/')) == [4, 6]
   assert list(workdir.glob('events.out.tfevents.*'))
   assert json.loads((workdir / 'config.json').read_text())['batch_size'] == 8
-  results = workdir / 'eval' / '00000006'
+  results = workdir / 'eval' / 'test' / '00000006'
   names = {p.name for p in results.iterdir()}
   assert names == {'metrics.json', 'predictions.jsonl', 'confusion_motion.png', 'clips_motion.png'}
   lines = [json.loads(line) for line in (results / 'predictions.jsonl').read_text().splitlines()]
@@ -52,16 +52,16 @@ def test_a_run_leaves_everything_a_person_looks_for(finished):
 
 def test_a_second_start_says_it_is_done(finished, tiny_config, capsys):
   workdir, _ = finished
-  loop.run('train', tiny_config, str(workdir))
+  run.run('train', tiny_config, str(workdir))
   assert 'already trained to step 6 of 6' in capsys.readouterr().out
 
 
 def test_eval_mode_repeats_the_last_evaluation(finished, tiny_config, capsys):
   workdir, _ = finished
-  before = (workdir / 'eval' / '00000006' / 'predictions.jsonl').read_text()
-  loop.run('eval', tiny_config, str(workdir))
+  before = (workdir / 'eval' / 'test' / '00000006' / 'predictions.jsonl').read_text()
+  run.run('eval', tiny_config, str(workdir))
   assert 'eval at 6' in capsys.readouterr().out
-  assert (workdir / 'eval' / '00000006' / 'predictions.jsonl').read_text() == before
+  assert (workdir / 'eval' / 'test' / '00000006' / 'predictions.jsonl').read_text() == before
 
 
 def test_checkpoint_meta_tells_what_the_run_was(finished):
@@ -78,13 +78,13 @@ def test_checkpoint_meta_tells_what_the_run_was(finished):
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tiny_config, tmp_path):
   workdir, _ = finished
-  loop.run('train', tiny_config, str(tmp_path / 'again'))
+  run.run('train', tiny_config, str(tmp_path / 'again'))
   for prefix in ('train/', 'eval/'):
     assert scalars(tmp_path / 'again', prefix) == scalars(workdir, prefix)
   a, b = final_state(workdir, 6), final_state(tmp_path / 'again', 6)
   assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
   tiny_config.seed = 1
-  loop.run('train', tiny_config, str(tmp_path / 'other'))
+  run.run('train', tiny_config, str(tmp_path / 'other'))
   assert scalars(tmp_path / 'other', 'train/') != scalars(workdir, 'train/')
 
 
@@ -103,40 +103,125 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
   monkeypatch.setattr(loop.MetricLog, 'add', interrupt)
   with pytest.raises(KeyboardInterrupt):
-    loop.run('train', tiny_config, str(tmp_path / 'resumed'))
+    run.run('train', tiny_config, str(tmp_path / 'resumed'))
   monkeypatch.undo()
   capsys.readouterr()
-  loop.run('train', tiny_config, str(tmp_path / 'resumed'))
-  assert 'Resuming at step 3' in capsys.readouterr().out
-  # The log interval at steps 3-4 holds step 4 only after resuming at 3; the others are whole.
-  resumed, whole = scalars(tmp_path / 'resumed', 'train/'), scalars(workdir, 'train/')
-  assert resumed[6] == whole[6]
-  assert sorted(resumed) == sorted(whole)
-  assert scalars(tmp_path / 'resumed', 'eval/') == scalars(workdir, 'eval/')
+  run.run('train', tiny_config, str(tmp_path / 'resumed'))
+  assert 'Resuming at step 4' in capsys.readouterr().out
+  for prefix in ('train/', 'eval/'):
+    assert scalars(tmp_path / 'resumed', prefix) == scalars(workdir, prefix)
   a, b = final_state(workdir, 6), final_state(tmp_path / 'resumed', 6)
   assert all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
-def test_the_best_checkpoint_is_kept(tiny_config, tmp_path):
-  tiny_config.update({'duration': '8 steps'})
-  tiny_config.evaluation.every = '2 steps'
-  tiny_config.checkpoint.update({'every': '2 steps', 'keep': 1, 'best_metric': 'loss/motion'})
-  tiny_config.optimizer.update({'learning_rate': 50.0, 'max_grad_norm': 0.0})  # It gets worse.
-  loop.run('train', tiny_config, str(tmp_path))
+def worse_and_worse(config):
+  config.update({'duration': '8 steps'})
+  config.evaluation.every = '2 steps'
+  config.checkpoint.update({'every': 'never', 'keep': 1, 'best_metric': 'loss/motion'})
+  config.optimizer.update({'learning_rate': 5.0, 'warmup': '7 steps', 'max_grad_norm': 0.0})
+  return config
+
+
+def kept(workdir):
+  return {int(p.name) for p in (workdir / checkpoint.FOLDER).iterdir() if p.name.isdigit()}
+
+
+def test_the_best_checkpoint_is_kept_across_a_resume(tiny_config, tmp_path, monkeypatch):
+  config = worse_and_worse(tiny_config)
+  original = loop.MetricLog.add
+  seen = []
+
+  def interrupt(self, metrics):
+    original(self, metrics)
+    seen.append(1)
+    if len(seen) == 5:
+      raise KeyboardInterrupt
+
+  monkeypatch.setattr(loop.MetricLog, 'add', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    run.run('train', config, str(tmp_path))
+  monkeypatch.undo()
+  run.run('train', config, str(tmp_path))
   losses = {s: m['eval/loss/motion'] for s, m in scalars(tmp_path, 'eval/').items()}
   best = min(losses, key=losses.get)
-  kept = {int(p.name) for p in (tmp_path / checkpoint.FOLDER).iterdir() if p.name.isdigit()}
-  assert kept == {best, 8}
+  assert best < 5  # It was saved before the interruption.
+  assert kept(tmp_path) == {best, 8}
+
+
+def test_a_diverged_state_is_not_saved(tiny_config, tmp_path):
+  tiny_config.update({'log_every': 'never', 'duration': '9 steps'})
+  tiny_config.optimizer.update({'learning_rate': 1e30, 'max_grad_norm': 0.0})
+  tiny_config.evaluation.every = 'never'
+  tiny_config.optimizer.warmup = '4 steps'
+  with pytest.raises(TrainingDivergedError, match='Nothing was saved since'):
+    run.run('train', tiny_config, str(tmp_path))
+  for step in kept(tmp_path):
+    assert step < 6
+    params = checkpoint.load_params(str(tmp_path))[0]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_a_misspelt_best_metric_is_an_error_at_once(tiny_config, tmp_path):
+  tiny_config.checkpoint.best_metric = 'top1/moton'
+  with pytest.raises(ConfigError, match=r"best_metric` is 'top1/moton', but .*'top1/motion'"):
+    run.run('train', tiny_config, str(tmp_path / 'run'))
+
+
+def test_resuming_tells_what_has_changed(finished, tiny_config, capsys):
+  workdir, _ = finished
+  tiny_config.update({'duration': '7 steps'})
+  tiny_config.optimizer.learning_rate = 1e-5
+  run.run('train', tiny_config, str(workdir))
+  printed = capsys.readouterr().out
+  assert 'The config has changed since step 6' in printed
+  assert 'optimizer.learning_rate: 0.002 -> 1e-05' in printed
+  assert 'seed' not in printed.split('Resuming')[0]
+
+
+def test_a_damaged_checkpoint_is_named(finished, tiny_config):
+  workdir, _ = finished
+  for path in (workdir / checkpoint.FOLDER / '6' / 'state').rglob('d/*'):
+    path.write_bytes(path.read_bytes()[:10])
+  with pytest.raises(CheckpointMismatchError, match=r'checkpoints/6 cannot be read.*delete it'):
+    run.run('eval', tiny_config, str(workdir))
+
+
+def test_evaluation_does_not_depend_on_training_settings(finished, tiny_config, capsys):
+  workdir, _ = finished
+  tiny_config.update({'batch_size': 4, 'seed': 7})
+  tiny_config.optimizer.max_grad_norm = 0.0
+  run.run('eval', tiny_config, str(workdir))
+  printed = capsys.readouterr().out
+  assert 'eval at 6' in printed
+  assert 'eval/test/00000006/predictions.jsonl' in printed
+
+
+def test_evaluating_weights_without_a_head_is_an_error(finished, tiny_config, tmp_path):
+  workdir, _ = finished
+  tiny_config.init_from.path = str(workdir)
+  with pytest.raises(CheckpointMismatchError, match=r'heads_motion.*random.*init_from.load_head'):
+    run.run('eval', tiny_config, str(tmp_path / 'other'))
+  assert not (tmp_path / 'other').exists()
+
+
+def test_heads_of_a_run_with_other_classes_are_refused(finished, tiny_config, tmp_path):
+  workdir, _ = finished
+  tiny_config.datasets.demo.dir = str(other_classes(tiny_config.datasets.demo.dir, tmp_path / 'd'))
+  tiny_config.init_from.update({'path': str(workdir), 'load_head': True})
+  with pytest.raises(CheckpointMismatchError, match=r"task 'motion' has 8 classes there, but 9"):
+    run.run('train', tiny_config, str(tmp_path / 'other'))
 
 
 def test_init_from_a_run(finished, tiny_config, tmp_path, capsys):
   workdir, _ = finished
   tiny_config.init_from.update({'path': str(workdir), 'load_head': True})
-  loop.run('eval', tiny_config, str(tmp_path / 'other'))
+  run.run('eval', tiny_config, str(tmp_path / 'other'))
   printed = capsys.readouterr().out
   assert 'loaded' in printed
-  before = json.loads((workdir / 'eval' / '00000006' / 'metrics.json').read_text())
-  after = json.loads((tmp_path / 'other' / 'eval' / '00000000' / 'metrics.json').read_text())
+  before = json.loads((workdir / 'eval' / 'test' / '00000006' / 'metrics.json').read_text())
+  after = json.loads(
+    (tmp_path / 'other' / 'eval' / 'test' / '00000000' / 'metrics.json').read_text()
+  )
   assert after == pytest.approx(before)
 
 
@@ -144,14 +229,14 @@ def test_a_resumed_run_does_not_read_init_from_again(finished, tiny_config, caps
   workdir, _ = finished
   tiny_config.init_from.path = '/nowhere.npz'
   tiny_config.duration = '7 steps'
-  loop.run('train', tiny_config, str(workdir))
+  run.run('train', tiny_config, str(workdir))
   assert (
     '`init_from` /nowhere.npz was for its start and is not read again' in capsys.readouterr().out
   )
 
 
 def test_init_mode_prints_and_writes_nothing(tiny_config, tmp_path, capsys):
-  loop.run('init', tiny_config, str(tmp_path / 'new'))
+  run.run('init', tiny_config, str(tmp_path / 'new'))
   printed = capsys.readouterr().out
   assert 'trunk/SpatialTransformer/encoderblock_0' in printed
   assert 'GFLOPs per view' in printed
@@ -162,16 +247,16 @@ def test_init_mode_prints_and_writes_nothing(tiny_config, tmp_path, capsys):
 def test_init_mode_without_data_uses_the_benchmarks_classes(tiny_config, tmp_path, capsys):
   tiny_config.datasets.demo.update({'dir': str(tmp_path / 'none'), 'benchmark': 'kinetics400'})
   tiny_config.tasks.motion.labels = 'label'
-  loop.run('init', tiny_config, str(tmp_path / 'new'))
+  run.run('init', tiny_config, str(tmp_path / 'new'))
   assert 'published figures of kinetics400' in capsys.readouterr().out
 
 
 def test_divergence_stops_the_run_and_names_the_steps(tiny_config, tmp_path):
   tiny_config.optimizer.learning_rate = 1e30
   tiny_config.optimizer.max_grad_norm = 0.0
-  tiny_config.optimizer.update = {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False}
+  tiny_config.optimizer.rule = {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False}
   with pytest.raises(TrainingDivergedError, match=r'in steps \d to \d.*learning_rate'):
-    loop.run('train', tiny_config, str(tmp_path))
+    run.run('train', tiny_config, str(tmp_path))
 
 
 # --- Bad input: one named error, before any compile, nothing left behind. ---
@@ -181,9 +266,9 @@ def rejects(config, workdir, error, message, monkeypatch, mode='train'):
   def no_compile(*_):
     raise AssertionError('initialised before the error')
 
-  monkeypatch.setattr(loop, 'fresh_state', no_compile)
+  monkeypatch.setattr(run, 'fresh_state', no_compile)
   with pytest.raises(error, match=message):
-    loop.run(mode, config, str(workdir))
+    run.run(mode, config, str(workdir))
   assert not workdir.exists()
 
 
@@ -215,7 +300,7 @@ def test_unknown_key(tiny_config, tmp_path, monkeypatch):
 
 def test_eval_without_a_checkpoint(tiny_config, tmp_path):
   with pytest.raises(ConfigError, match=r'--mode=eval found no checkpoint in .*Train first'):
-    loop.run('eval', tiny_config, str(tmp_path / 'run'))
+    run.run('eval', tiny_config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
@@ -223,13 +308,13 @@ def test_unwritable_workdir(tiny_config, tmp_path):
   blocked = tmp_path / 'file'
   blocked.write_text('in the way')
   with pytest.raises(ConfigError, match=r'--workdir=.*file/run is not writable'):
-    loop.run('train', tiny_config, str(blocked / 'run'))
+    run.run('train', tiny_config, str(blocked / 'run'))
 
 
 def test_missing_weights_leave_no_workdir(tiny_config, tmp_path):
   tiny_config.init_from.path = str(tmp_path / 'none.npz')
   with pytest.raises(CheckpointMismatchError, match=r'none.npz'):
-    loop.run('train', tiny_config, str(tmp_path / 'run'))
+    run.run('train', tiny_config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 
@@ -238,7 +323,7 @@ def test_class_count_disagrees_with_the_checkpoint(finished, tiny_config, tmp_pa
   smaller = other_classes(tiny_config.datasets.demo.dir, tmp_path / 'data')
   tiny_config.datasets.demo.dir = str(smaller)
   with pytest.raises(CheckpointMismatchError, match=r"task 'motion' has 8 classes there, but 9"):
-    loop.run('train', tiny_config, str(workdir))
+    run.run('train', tiny_config, str(workdir))
 
 
 def other_classes(source, target):
@@ -255,7 +340,7 @@ def test_another_batch_size_is_not_the_same_run(finished, tiny_config):
   workdir, _ = finished
   tiny_config.update({'batch_size': 4, 'duration': '9 steps'})
   with pytest.raises(CheckpointMismatchError, match='batch_size=8, but now it is 4'):
-    loop.run('train', tiny_config, str(workdir))
+    run.run('train', tiny_config, str(workdir))
 
 
 def test_another_model_lists_the_paths(finished, tiny_config):
@@ -263,12 +348,13 @@ def test_another_model_lists_the_paths(finished, tiny_config):
   tiny_config.update({'duration': '9 steps'})
   tiny_config.trunk.hidden_size = 8
   with pytest.raises(CheckpointMismatchError) as caught:
-    loop.run('train', tiny_config, str(workdir))
+    run.run('train', tiny_config, str(workdir))
   message = str(caught.value)
   assert (
-    '! params/trunk/embedding/kernel: checkpoint (2, 8, 8, 3, 16), model (2, 8, 8, 3, 8)' in message
+    '! params/heads_motion/output_projection/kernel: checkpoint (16, 8), model (8, 8)' in message
   )
-  assert 'opt_state' in message
+  assert 'more' in message.splitlines()[-2]
+  assert 'opt_state' not in message  # What matters first, and no more than fits on a screen.
 
 
 def test_scalars_are_finite(finished):

@@ -18,7 +18,8 @@ def load(path) -> np.ndarray:
 def clip_of(color, correct: bool, frames: int = 10, size=(20, 30)) -> pictures.Clip:
   pixels = np.empty((frames, *size, 3), np.uint8)
   pixels[:] = color
-  return pixels, 'opening', [('opening', 0.75), ('closing', 0.2)], correct
+  predictions = [('opening', 0.75), ('closing', 0.2)]
+  return pictures.Clip(pixels, 'opening', predictions, correct, 'video-7')
 
 
 def has_color(image: np.ndarray, color, at_least: int = 20) -> bool:
@@ -99,7 +100,7 @@ def test_strip_spans_the_clip():
 
 def test_bad_frames_are_refused(tmp_path):
   good, bad = clip_of((1, 2, 3), True), clip_of((1, 2, 3), True)
-  bad = (bad[0].astype(np.float32), *bad[1:])
+  bad = bad._replace(frames=bad.frames.astype(np.float32))
   with pytest.raises(DataError, match=r'clip 1: expected frames \[T, H, W, 3\] uint8.*float32'):
     pictures.contact_sheet_png(tmp_path / 's.png', [good, bad])
 

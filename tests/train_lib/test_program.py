@@ -102,17 +102,20 @@ def test_joint_metric_is_the_top_scoring_pair(tiny_config, build):
 
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny_config, build):
   tiny_config.tasks.motion.head.kernel_init = 'lecun_normal'
+  # Plain momentum: Adam would blow rounding errors of tiny gradients up to whole steps.
+  tiny_config.optimizer.rule = {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False}
   whole, *_ = build(tiny_config)
   tiny_config.grad_accumulation = 4
   parts, *_ = build(tiny_config)
   batch = batch_of(whole, 8)
   a, metrics_a = whole.train_step(whole.init(), whole.to_device(batch))
-  _, metrics_b = parts.train_step(parts.init(), parts.to_device(batch))
+  b, metrics_b = parts.train_step(parts.init(), parts.to_device(batch))
   norm_a, norm_b = metrics_a['gradient_norm'][0], metrics_b['gradient_norm'][0]
   assert float(norm_a) == pytest.approx(float(norm_b), rel=1e-4)
   loss_b, count_b = metrics_b['loss']
   assert float(metrics_a['loss'][0]) == pytest.approx(float(loss_b / count_b), rel=1e-5)
   assert not leaves_equal(a.params, whole.init().params)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), a.params, b.params)
 
 
 def test_model_state_is_carried_through_accumulation(tiny_config, build):
@@ -192,12 +195,40 @@ def test_evaluation_counts_every_example_once(tiny_config, build):
     (lambda c: c.update({'grad_accumulation': 3}), r'`batch_size` 8 does not divide'),
     (lambda c: c.tasks.motion.update({'dataset': 'ssv2'}), r'`tasks.motion.dataset` is .ssv2.'),
     (lambda c: c.optimizer.update({'no_decay': ('(',)}), r'`optimizer.no_decay`'),
+    (lambda c: c.optimizer.update({'learning_rate': math.nan}), r'`learning_rate` must be'),
+    (lambda c: c.pixels.update({'std': (0.0, 1.0, 1.0)}), r'In `pixels`: `std` must be positive'),
+    (lambda c: c.tasks.motion.head.update({'num_classes': 3}), r'num_classes` follows from'),
+    (lambda c: c.trunk.update({'hidden_size': 15}), r'trunk.num_heads=2 does not divide'),
+    (lambda c: c.trunk.update({'tubelet': (2.0, 8.0, 8.0)}), r'`trunk.tubelet\[0\]` must be int'),
+    (
+      lambda c: c.optimizer.update({'rule': {'name': 'optax:adamw', 'learning_rate': 0.1}}),
+      r'takes a learning rate of its own',
+    ),
   ],
 )
 def test_configs_that_make_no_program(tiny_config, build, change, message):
   change(tiny_config)
   with pytest.raises(ConfigError, match=message):
     build(tiny_config)
+
+
+def test_several_labels_a_clip(tiny_config, build):
+  tiny_config.tasks.motion.loss = 'sigmoid'
+  tiny_config.checkpoint.best_metric = 'hit1/motion'
+  program, *_ = build(fake(tiny_config, favourite=2, favourite_logit=3.0))
+  label = np.zeros((8, 8), np.float32)
+  label[:4, [2, 5]] = 1  # The favourite is one of the labels of four clips.
+  label[4:, 1] = 1
+  state = program.init()
+  evaluated = program.eval_step(
+    state.eval_variables, program.to_device(batch_of(program, 8, views=1, label=label))
+  )
+  assert [float(x) for x in evaluated['metrics']['hit1/motion']] == [4.0, 8.0]
+  _, metrics = program.train_step(state, program.to_device(batch_of(program, 8, label=label)))
+  assert [float(x) for x in metrics['hit1/motion']] == [4.0, 8.0]
+  on, off = math.log1p(math.exp(-3)), math.log1p(math.exp(3))
+  expected = (4 * on + 4 * off) / 8 + 7 * math.log(2)
+  assert float(metrics['loss'][0]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_random_streams_differ_by_seed_name_and_step():

@@ -1,0 +1,234 @@
+"""A run: an experiment in its workdir, trained, evaluated or inspected."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from datasets import reader
+from errors import ConfigError
+from train_lib import checkpoint, cost, data, evaluation, tables
+from train_lib import experiment as experiment_lib
+from train_lib.console import duration, say, scalars
+from train_lib.experiment import Experiment
+from train_lib.initial import Weights, fresh_state, read_weights
+from train_lib.loop import Hooks, train_steps
+from train_lib.mesh import make_mesh
+from train_lib.metric_writers import create_writers
+from train_lib.program import Program, build_program
+from train_lib.state import TrainState
+
+CONFIG_FILE = 'config.json'
+
+
+def run(mode: str, config: Any, workdir: str) -> None:
+  """Runs an experiment.
+
+  Args:
+    mode: `'train'` (goes on if the workdir has a checkpoint), `'eval'` (of the newest checkpoint,
+      or of `init_from`), or `'init'` (builds, prints what there is to know, and stops).
+    config: As `experiment.parse` takes it.
+    workdir: Folder of the run; `'init'` writes nothing to it.
+
+  Raises:
+    TubeletError: One of its kinds, before anything is compiled or written where that is possible.
+  """
+  if not workdir:
+    raise ConfigError('--workdir is empty: name the folder of the run.')
+  experiment = experiment_lib.parse(config)
+  if mode == 'init':
+    _inspect(experiment)
+  elif mode == 'eval':
+    _evaluate(experiment, Path(workdir))
+  else:
+    _train(experiment, Path(workdir), experiment_lib.to_json(config))
+
+
+def _inspect(experiment: Experiment) -> None:
+  mesh = make_mesh(experiment.mesh)
+  program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
+  state = fresh_state(program, read_weights(program))
+  say(tables.parameter_table(state.params))
+  say(tables.cost_table(cost.cost_of(experiment, program.facts)))
+  lengths = program.lengths
+  say(
+    f'training         {lengths.total:,} steps, {lengths.total / lengths.epoch:.1f} epochs\n'
+    f'classes          {program.facts.describe()}'
+  )
+
+
+def _evaluate(experiment: Experiment, folder: Path) -> None:
+  step = checkpoint.latest_step(folder)
+  if step is None and not experiment.init_from.path:
+    raise ConfigError(
+      f'--mode=eval found no checkpoint in {folder}. Train first, or set `init_from.path` (and '
+      '`init_from.load_head`) to evaluate other weights.'
+    )
+  dataset = data.open_split(experiment, experiment.dataset[1].eval_split)
+  program = build_program(
+    experiment, data.facts_of(experiment, dataset), make_mesh(experiment.mesh)
+  )
+  weights = read_weights(program, whole=True) if step is None else None
+  _make_writable(folder)
+  if step is None:
+    state = fresh_state(program, weights)
+  else:
+    checkpointer = checkpoint.Checkpointer(folder, experiment.checkpoint)
+    where = checkpointer.folder / str(step)
+    meta = checkpointer.restore_meta(step)
+    checkpoint.check_class_names(meta['class_names'], program.facts, where)
+    say(f'Evaluating {where}.')
+    state = checkpointer.restore_for_evaluation(step, program.abstract_state)
+    checkpointer.close()
+  _, files = evaluate(program, state, step or 0, dataset, folder)
+  say('\n'.join(f'  {file}' for file in files))
+
+
+def evaluate(
+  program: Program, state: TrainState, step: int, dataset: reader.VideoDataset, folder: Path
+) -> tuple[dict[str, float], list[Path]]:
+  """Evaluates a state on a split and writes the results.
+
+  Returns:
+    The metrics, and the files under `eval/<split>/<step>`.
+  """
+  begin = time.monotonic()
+  results = evaluation.evaluate(program, state.eval_variables, dataset)
+  target = results_folder(folder, dataset.split, step)
+  files = evaluation.write_results(results, target, program, dataset)
+  seconds = duration(time.monotonic() - begin)
+  say(f'eval at {step:,}: {scalars(results.metrics)} | {results.examples:,} videos in {seconds}')
+  return results.metrics, files
+
+
+def results_folder(folder: Path, split: str, step: int) -> Path:
+  """Where the results of an evaluation are."""
+  return folder / 'eval' / split / f'{step:08d}'
+
+
+def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
+  config = experiment.dataset[1]
+  train_data = data.open_split(experiment, config.train_split)
+  eval_data = data.open_split(experiment, config.eval_split)
+  facts = data.facts_of(experiment, train_data)
+  program = build_program(experiment, facts, make_mesh(experiment.mesh))
+  fresh = checkpoint.latest_step(folder) is None
+  weights = read_weights(program) if fresh else None
+  _make_writable(folder)
+  training = Training(program, folder, config_json, train_data, eval_data)
+  try:
+    training.run(weights)
+  finally:
+    training.checkpointer.close()
+
+
+class Training:
+  """A training run in its workdir."""
+
+  def __init__(
+    self,
+    program: Program,
+    folder: Path,
+    config_json: str,
+    train_data: reader.VideoDataset,
+    eval_data: reader.VideoDataset,
+  ):
+    self.program = program
+    self.folder = folder
+    self.config_json = config_json
+    self.train_data = train_data
+    self.eval_data = eval_data
+    self.checkpointer = checkpoint.Checkpointer(folder, program.experiment.checkpoint)
+
+  def run(self, weights: Weights | None) -> None:
+    """Trains to the end, from the newest checkpoint or from `weights`."""
+    total = self.program.lengths.total
+    state, start = self._restore_or_init(weights)
+    if start >= total:
+      say(f'{self.folder} is already trained to step {start:,} of {total:,}.')
+      self._say_where(start)
+      return
+    writer = create_writers(self.folder, resume_step=start)
+    if jax.process_index() == 0:
+      (self.folder / CONFIG_FILE).write_text(self.config_json)
+    say(tables.parameter_table(state.params))
+    self._say_plan()
+    stream = data.train_stream(self.program, self.train_data, start)
+    try:
+      train_steps(self.program, state, start, stream, Hooks(writer, self._evaluate, self._save))
+    finally:
+      stream.close()
+      writer.close()
+    self.checkpointer.wait()
+    self._say_where(total)
+
+  def _restore_or_init(self, weights: Weights | None) -> tuple[TrainState, int]:
+    step = self.checkpointer.latest_step
+    if step is None:
+      return fresh_state(self.program, weights), 0
+    where = self.checkpointer.folder / str(step)
+    meta = self.checkpointer.restore_meta(step)
+    checkpoint.check_class_names(meta['class_names'], self.program.facts, where)
+    checkpoint.check_position(meta, self._position(step), where)
+    changes = checkpoint.config_changes(meta['config'], json.loads(self.config_json))
+    if changes:
+      say(f'The config has changed since step {step:,}:\n  ' + '\n  '.join(changes))
+    state = self.checkpointer.restore(step, self.program.abstract_state)
+    path = self.program.experiment.init_from.path
+    ignored = f' `init_from` {path} was for its start and is not read again.' if path else ''
+    say(f'Resuming at step {step:,} from {where}.{ignored}')
+    return state, step
+
+  def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+    return evaluate(self.program, state, step, self.eval_data, self.folder)[0]
+
+  def _save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None) -> None:
+    config = json.loads(self.config_json)
+    meta = checkpoint.describe(config, self.program.facts, self._position(step), metrics)
+    self.checkpointer.save(state, meta, metrics)
+
+  def _position(self, step: int) -> dict[str, Any]:
+    return data.position(self.program.experiment, self.train_data, step)
+
+  def _say_plan(self) -> None:
+    lengths, mesh = self.program.lengths, self.program.mesh
+    epochs = lengths.total / lengths.epoch
+    devices = mesh.devices.flat[0].device_kind
+    say(
+      f'Training {lengths.total:,} steps ({epochs:.1f} epochs of {len(self.train_data):,} clips) '
+      f'on {mesh.size} x {devices}, {dict(mesh.shape)}. Compiling the first step ...'
+    )
+
+  def _say_where(self, step: int) -> None:
+    results = results_folder(self.folder, self.eval_data.split, step)
+    pictures = sorted(results.glob('*.png'))
+    say(
+      f'\nDone.\n  checkpoint    {self.checkpointer.folder / str(step)}\n'
+      f'  metrics       {self.folder / "metrics.jsonl"}\n'
+      f'  TensorBoard   tensorboard --logdir {self.folder}\n'
+      f'  predictions   {results / "predictions.jsonl"}'
+    )
+    for picture in pictures:
+      say(f'  picture       {picture}')
+
+
+def _make_writable(folder: Path) -> None:
+  """Creates the workdir.
+
+  Raises:
+    ConfigError: It cannot be created or written to.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder)
+    os.close(handle)
+    os.unlink(name)
+  except OSError as error:
+    raise ConfigError(
+      f'--workdir={folder} is not writable: {error.strerror}. Choose another folder.'
+    ) from error
