@@ -7,7 +7,7 @@ DEMO_DATA ?= data/demo
 DEMO_RUN ?= runs/demo
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo test test-slow lint types format lock benchmark clean
+.PHONY: help install demo test lint types format lock benchmark clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 14
@@ -26,9 +26,6 @@ demo: $(STAMP)  ## Make a small video dataset, train a small ViViT on it, evalua
 	$(BIN)/python main.py --config=configs/vivit/demo.py --workdir=$(DEMO_RUN) --config.datasets.demo.dir=$(DEMO_DATA)
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
-
-test-slow: $(STAMP)  ## Run the slow tests too
 	$(BIN)/python -m pytest -n 2
 
 lint: $(STAMP)  ## Check format and lint

@@ -23,12 +23,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from rich.progress import track
 
 from configs.vivit import demo as demo_config
 from datasets import demo
 from datasets.reader import VideoDataset
+from tools import command
 from train_lib import data
 from train_lib import experiment as experiment_lib
 from train_lib.loop import Hooks, train_steps
@@ -91,7 +92,7 @@ def loop_seconds(program: Program, stream: Iterator[Batch], steps: int) -> float
   return seconds
 
 
-def main(_: list[str]) -> None:
+def main() -> None:
   """Runs the rounds and prints the overheads."""
   steps = _STEPS.value
   ready, fed, step_ms = [], [], []
@@ -114,4 +115,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  command.run(main)
