@@ -80,7 +80,13 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, demo_data_dir):
   command += [f'--workdir={tmp_path / "run"}', f'--config.datasets.demo.dir={demo_data_dir}']
   command += ['--config.log_every=5 steps', '--config.duration=100000 steps']
   process = subprocess.Popen(
-    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    command,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    # A test run started in the background may ignore SIGINT, and children inherit that.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   for line in process.stdout:
     if line.startswith('step '):

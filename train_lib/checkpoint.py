@@ -136,11 +136,10 @@ class Checkpointer:
 
 def latest_step(workdir: Path) -> int | None:
   """Step of the newest complete checkpoint of a run, or None; creates nothing."""
-  if not (workdir / FOLDER).is_dir():
-    return None
-  with _reader(workdir) as manager:
-    step: int | None = manager.latest_step()
-  return step
+  # No manager: its barriers would wait for processes that look before the folder is there.
+  folder = workdir / FOLDER
+  steps: list[int] = ocp.utils.checkpoint_steps(folder.absolute()) if folder.is_dir() else []
+  return max(steps, default=None)
 
 
 def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, list[str]]]:

@@ -185,7 +185,8 @@ class Experiment:
     compute_dtype: Type of activations; parameters and statistics stay float32.
     grad_accumulation: Equal parts a batch is split into, whose gradients are averaged.
     ema_decay: Decay of the parameters' exponential moving average, which evaluation then uses;
-      0 is off.
+      0 is off. The average starts at the initial parameters: with 0.999, runs of a few thousand
+      steps still remember them.
     log_every: Interval of progress lines and metric writes.
     loader_threads: Threads that read and decode clips.
   """

@@ -72,17 +72,6 @@ def test_an_example_does_not_depend_on_the_others():
   np.testing.assert_array_equal(run(key, inputs, JITTER, POLICY)[0], out[0])
 
 
-def test_sharded_batch_equals_one_device():
-  if jax.device_count() < 2:
-    pytest.skip('needs two devices')
-  mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ('data',))
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-  inputs, key = still_batch(2), jax.random.key(6)
-  expected = run(key, inputs, JITTER, POLICY)
-  sharded = run(key, jax.device_put(inputs, sharding), JITTER, POLICY)
-  np.testing.assert_array_equal(sharded, expected)
-
-
 # --- Colour operations ---
 
 
