@@ -28,9 +28,9 @@ def create_writers(
 ) -> 'MultiWriter':
   """Returns one CLU writer for `workdir`: TensorBoard events, and scalars in `metrics.jsonl`.
 
-  TensorBoard is written from a thread of its own; the JSON lines are written at once. TensorBoard
-  keeps the events of an earlier run beyond `resume_step` and shows both. On hosts other than the
-  first the writer does nothing.
+  The JSON lines are on disk at once, TensorBoard's events after a flush. TensorBoard keeps the events
+  of an earlier run beyond `resume_step` and shows both. On hosts other than the first the writer does
+  nothing.
 
   Args:
     workdir: a folder on a file system that can append (not an object store); made if missing.
@@ -47,7 +47,9 @@ def create_writers(
   metric_writers.MetricWriter.register(JsonlWriter)
   path = Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
-  tensorboard = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(path)))
+  # Not CLU's AsyncWriter: interrupted, it writes to a file it has closed. TensorFlow's own writer
+  # buffers, and log steps are rare.
+  tensorboard = metric_writers.SummaryWriter(str(path))
   return metric_writers.MultiWriter([JsonlWriter(path / 'metrics.jsonl', resume_step), tensorboard])
 
 

@@ -88,23 +88,27 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tiny_co
   assert scalars(tmp_path / 'other', 'train/') != scalars(workdir, 'train/')
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(
-  finished, tiny_config, tmp_path, monkeypatch, capsys
-):
-  workdir, _ = finished
+def run_and_interrupt_after(steps, config, workdir, monkeypatch):
   original = loop.MetricLog.add
   seen = []
 
   def interrupt(self, metrics):
     original(self, metrics)
     seen.append(1)
-    if len(seen) == 5:
+    if len(seen) == steps:
       raise KeyboardInterrupt
 
   monkeypatch.setattr(loop.MetricLog, 'add', interrupt)
   with pytest.raises(KeyboardInterrupt):
-    run.run('train', tiny_config, str(tmp_path / 'resumed'))
+    run.run('train', config, str(workdir))
   monkeypatch.undo()
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(
+  finished, tiny_config, tmp_path, monkeypatch, capsys
+):
+  workdir, _ = finished
+  run_and_interrupt_after(5, tiny_config, tmp_path / 'resumed', monkeypatch)
   capsys.readouterr()
   run.run('train', tiny_config, str(tmp_path / 'resumed'))
   assert 'Resuming at step 4' in capsys.readouterr().out
@@ -128,19 +132,7 @@ def kept(workdir):
 
 def test_the_best_checkpoint_is_kept_across_a_resume(tiny_config, tmp_path, monkeypatch):
   config = worse_and_worse(tiny_config)
-  original = loop.MetricLog.add
-  seen = []
-
-  def interrupt(self, metrics):
-    original(self, metrics)
-    seen.append(1)
-    if len(seen) == 5:
-      raise KeyboardInterrupt
-
-  monkeypatch.setattr(loop.MetricLog, 'add', interrupt)
-  with pytest.raises(KeyboardInterrupt):
-    run.run('train', config, str(tmp_path))
-  monkeypatch.undo()
+  run_and_interrupt_after(5, config, tmp_path, monkeypatch)
   run.run('train', config, str(tmp_path))
   losses = {s: m['eval/loss/motion'] for s, m in scalars(tmp_path, 'eval/').items()}
   best = min(losses, key=losses.get)
