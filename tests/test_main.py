@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# A test run started in the background may ignore SIGINT, and children inherit that.
+HEEDING_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 def run_main(*arguments: str) -> subprocess.CompletedProcess:
@@ -76,17 +82,11 @@ def test_config_arguments_that_do_not_exist_are_named(tmp_path):
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, demo_data_dir):
-  command = [sys.executable, 'main.py', '--config=configs/vivit/demo.py']
+  command = [sys.executable, '-c', HEEDING_SIGINT, 'main.py', '--config=configs/vivit/demo.py']
   command += [f'--workdir={tmp_path / "run"}', f'--config.datasets.demo.dir={demo_data_dir}']
   command += ['--config.log_every=5 steps', '--config.duration=100000 steps']
   process = subprocess.Popen(
-    command,
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    # A test run started in the background may ignore SIGINT, and children inherit that.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
   for line in process.stdout:
     if line.startswith('step '):
