@@ -98,6 +98,20 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, demo_data_dir):
   assert 'Traceback' not in errors
 
 
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config', 'configs/vivit/demo.py', '--config.batch_sise', '3'], 'key `batch_sise`'),
+    (['--config', 'configs/vivit/dem.py'], 'ConfigError: --config=configs/vivit/dem.py cannot be'),
+  ],
+)
+def test_flags_may_be_written_with_a_space(arguments, message, tmp_path):
+  done = run_main(*arguments, f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 1
+  assert message in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
 def test_help_has_an_example():
   done = run_main('--help')
   assert 'python main.py --config=configs/vivit/k400_base_fe.py' in done.stdout

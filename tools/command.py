@@ -53,8 +53,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _config_mistake(argv: list[str], error: BaseException) -> str | None:
   """The message for a mistake in `--config=FILE` or `--config.KEY=VALUE`, or None if elsewhere."""
-  paths = [a.partition('=')[2] for a in argv if a.lstrip('-').startswith('config=')]
-  overrides = [a for a in argv if a.lstrip('-').startswith('config.')]
+  given = _config_flags(argv)
+  paths = [value for name, value in given if name == 'config']
   if not paths:
     return None
   alone = [argv[0], f'--config={paths[0]}']
@@ -64,14 +64,23 @@ def _config_mistake(argv: list[str], error: BaseException) -> str | None:
     config = values(alone) and values.config.to_dict()
   except Exception as without_overrides:  # noqa: BLE001 - as above.
     return f'ConfigError: --config={paths[0]} cannot be loaded: {_innermost(without_overrides)}'
-  for override in overrides:
-    name, _, value = override.lstrip('-').partition('=')
+  for name, value in given:
     unknown = _unknown_key(config, name.split('.')[1:])
     if unknown:
       return f'ConfigError: {unknown}'
     if f'{name}={value}' in str(error):
       return f'ConfigError: --{name}={value} has another type than the config: {_innermost(error)}'
   return None
+
+
+def _config_flags(argv: list[str]) -> list[tuple[str, str]]:
+  """(name, value) of `config` and `config.KEY` flags, written with `=` or with a space."""
+  given = []
+  for argument, following in zip(argv, [*argv[1:], '']):
+    name, equals, value = argument.lstrip('-').partition('=')
+    if argument.startswith('-') and name.split('.')[0] == 'config':
+      given.append((name, value if equals else following))
+  return given
 
 
 def _unknown_key(tree: Any, keys: list[str]) -> str | None:
