@@ -28,7 +28,7 @@ from rich.progress import track
 
 from configs.vivit import demo as demo_config
 from datasets import demo
-from datasets.reader import VideoDataset
+from datasets.dataset import VideoDataset
 from tools import command
 from train_lib import data
 from train_lib import experiment as experiment_lib

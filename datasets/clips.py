@@ -1,181 +1,177 @@
-"""From a video's frames to clips: which frames, which pixels. Pure functions on numpy arrays."""
+"""From a video to clips: samples, cuts and augments on uint8 pixels, decoding each frame once."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
-import simplejpeg
 
+from datasets import color, geometry, sampling
+from datasets.clip_config import ClipConfig
+from datasets.color import ColorJitterConfig
+from datasets.dataset import VideoDataset
 from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
-SHORT_CLIP = ('loop', 'hold')
-"""What to do when a video has fewer frames than the clip spans: wrap around, or repeat the last."""
-
-
-def train_frame_indices(
-  rng: np.random.Generator, num_frames: int, frames: int, stride: int, short: str = 'loop'
-) -> _Array:
-  """Frame numbers of a clip at a uniformly random offset in [0, num_frames - span], int64 [T].
-
-  The span is (frames - 1) * stride + 1; a shorter video starts at 0 and is looped or held.
-  """
-  last = num_frames - _span(frames, stride)
-  offset = int(rng.integers(0, max(last, 0) + 1))
-  return _clip_indices(offset, num_frames, frames, stride, short)
-
-
-def view_frame_indices(
-  num_frames: int, frames: int, stride: int, views: int, short: str = 'loop'
-) -> _Array:
-  """Frame numbers of `views` clips, int64 [V, T], evenly placed over the video.
-
-  Offsets run from 0 to num_frames - span inclusive, rounded down; a single view is the centre.
-  """
-  last = max(num_frames - _span(frames, stride), 0)
-  offsets = [last // 2] if views == 1 else [view * last // (views - 1) for view in range(views)]
-  return np.stack([_clip_indices(at, num_frames, frames, stride, short) for at in offsets])
-
-
-def _span(frames: int, stride: int) -> int:
-  return (frames - 1) * stride + 1
-
-
-def _clip_indices(offset: int, num_frames: int, frames: int, stride: int, short: str) -> _Array:
-  indices = offset + np.arange(frames, dtype=np.int64) * stride
-  return indices % num_frames if short == 'loop' else np.minimum(indices, num_frames - 1)
-
-
-def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
-  """Height and width after resizing the shorter side to `short_side` px, the longer rounded down."""
-  if height <= width:
-    return short_side, max(width * short_side // height, short_side)
-  return height * short_side // width, short_side
-
-
-def spatial_crops(height: int, width: int, crop: int, n: int) -> tuple[tuple[int, int], ...]:
-  """(top, left) of n square crops in px: the centre one, or 3 along the longer side.
-
-  Three run from top or left to bottom or right; a centre rounds up, as in ViViT's evaluation.
-
-  Raises:
-    DataError: n is neither 1 nor 3, or the frame is smaller than the crop.
-  """
-  if n not in (1, 3):
-    raise DataError(f'spatial crops: expected 1 or 3, got {n}.')
-  if min(height, width) < crop:
-    raise DataError(f'spatial crops: a {height}x{width} frame is smaller than the crop {crop}.')
-  top, left = (height - crop + 1) // 2, (width - crop + 1) // 2
-  if n == 1:
-    return ((top, left),)
-  if height > width:
-    return ((0, left), (top, left), (height - crop, left))
-  return ((top, 0), (top, left), (top, width - crop))
-
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-  """A square of source pixels that becomes the crop, mirrored left to right if `flip`."""
+class Clip:
+  """Pixels uint8 [T, crop, crop, 3], the frame numbers they show, int64 [T], and the window cut."""
 
-  top: int
-  left: int
-  size: int
-  flip: bool
+  pixels: _Array
+  indices: _Array
+  window: geometry.Window
 
 
-def train_window(
-  rng: np.random.Generator,
-  height: int,
-  width: int,
-  *,
-  resize: int,
-  crop: int,
-  scale_jitter: tuple[float, float] | None = None,
-  scale_jitter_prob: float = 1.0,
-  flip_prob: float = 0.0,
-) -> Window:
-  """Draws the source window that equals: short side to `resize`, jitter, random crop, flip.
-
-  The five uniforms are always drawn, so that one setting does not shift another's stream.
-
-  DEVIATION: the window is rounded to whole source pixels, and a jitter that would make the short
-  side smaller than the crop is raised to it (Scenic resizes whole frames, then crops): so that
-  only the window is ever resized.
+def train_clips(
+  dataset: VideoDataset,
+  config: ClipConfig,
+  row: int,
+  rngs: Sequence[np.random.Generator],
+  color_jitter: ColorJitterConfig | None = None,
+) -> list[Clip]:
+  """Random clips of one video, one for each generator; a frame that several need is decoded once.
 
   Args:
-    rng: random numbers of this example.
-    height: frame height in px.
-    width: frame width in px.
-    resize: short side in px after the resize.
-    crop: side of the square output in px.
-    scale_jitter: range [lo, hi] of a further uniform scale, or None.
-    scale_jitter_prob: probability that the jitter is applied.
-    flip_prob: probability of a horizontal flip.
+    dataset: where the video is.
+    config: what to cut.
+    row: the video.
+    rngs: random numbers of each clip: of time, then space, then colour.
+    color_jitter: colour distortion on the host, or None.
+
+  Raises:
+    DataError: a frame cannot be read, or `config.fps` needs a frame rate that is unknown.
   """
-  use_jitter, jitter, top, left, flip = rng.random(5)
-  short_side = min(height, width)
-  scale = resize / short_side
-  if scale_jitter is not None and use_jitter < scale_jitter_prob:
-    low, high = scale_jitter
-    scale *= low + (high - low) * jitter
-  size = min(max(round(crop / scale), 1), short_side)
-  return Window(
-    top=int(top * (height - size + 1)),
-    left=int(left * (width - size + 1)),
-    size=size,
-    flip=bool(flip < flip_prob),
+  times = [_train_indices(dataset, config, row, rng) for rng in rngs]
+  windows: list[geometry.Window] = []
+  pixels = _empty(len(rngs), config)
+  for frame, places in _needed_frames(dataset, row, np.stack(times)):
+    if not windows:
+      windows = [_train_window(config, rng, *frame.shape[:2]) for rng in rngs]
+    for clip, *others in places:
+      geometry.cut(frame, windows[clip], pixels[clip, others[0]])
+      for t in others[1:]:
+        pixels[clip, t] = pixels[clip, others[0]]
+  for rng, clip_pixels in zip(rngs, pixels, strict=True):
+    if color_jitter is not None:
+      color.jitter(rng, clip_pixels, color_jitter)
+  return [Clip(*parts) for parts in zip(pixels, times, windows, strict=True)]
+
+
+def view_clips(
+  dataset: VideoDataset, config: ClipConfig, row: int, temporal_views: int, spatial_views: int
+) -> _Array:
+  """All views of a video, crop-major, uint8 [V, T, crop, crop, 3].
+
+  View v is crop v // temporal_views at time v % temporal_views.
+
+  Raises:
+    DataError: as `train_clips`.
+  """
+  times = view_indices(dataset, config, row, temporal_views)
+  views = _empty(spatial_views * temporal_views, config)
+  crops: Sequence[geometry.Window] = ()
+  for frame, places in _needed_frames(dataset, row, times):
+    height, width = _eval_shape(config, *frame.shape[:2])
+    frame = geometry.resize(frame, height, width)
+    crops = crops or _eval_windows(config, height, width, spatial_views)
+    for view, *positions in places:
+      for number, window in enumerate(crops):
+        for t in positions:
+          geometry.cut(frame, window, views[number * temporal_views + view, t])
+  return views
+
+
+def view_indices(
+  dataset: VideoDataset, config: ClipConfig, row: int, temporal_views: int
+) -> _Array:
+  """Frame numbers of each temporal view of a video, int64 [V, T]."""
+  num_frames = int(dataset.num_frames[row])
+  if config.sampling == 'dense':
+    step = _step(dataset, config, row)
+    return sampling.dense_view_indices(
+      num_frames, config.frames, step, temporal_views, config.short_clip
+    )
+  if config.sampling == 'segments':
+    return sampling.segment_view_indices(num_frames, config.frames, temporal_views)
+  return np.stack([sampling.uniform_indices(num_frames, config.frames)] * temporal_views)
+
+
+def _train_indices(
+  dataset: VideoDataset, config: ClipConfig, row: int, rng: np.random.Generator
+) -> _Array:
+  num_frames = int(dataset.num_frames[row])
+  if config.sampling == 'dense':
+    step = _step(dataset, config, row)
+    return sampling.dense_train_indices(rng, num_frames, config.frames, step, config.short_clip)
+  if config.sampling == 'segments':
+    return sampling.segment_train_indices(rng, num_frames, config.frames)
+  return sampling.uniform_indices(num_frames, config.frames)
+
+
+def _step(dataset: VideoDataset, config: ClipConfig, row: int) -> float:
+  frame_rate = float(dataset.frame_rate[row])
+  if config.fps and frame_rate <= 0:
+    raise DataError(
+      f'{dataset.where}: the frame rate of {dataset.key(row)!r} (row {row}) is not stored, but '
+      f'clip.fps is {config.fps}. Set clip.fps=0, or write the records with image/frame_rate.'
+    )
+  return sampling.frame_step(config.stride, config.fps, frame_rate)
+
+
+def _train_window(
+  config: ClipConfig, rng: np.random.Generator, height: int, width: int
+) -> geometry.Window:
+  if config.random_crop == 'inception':
+    return geometry.inception_window(
+      rng,
+      height,
+      width,
+      crop=config.crop,
+      area=config.crop_area,
+      aspect=config.crop_aspect,
+      flip_prob=config.flip_prob,
+    )
+  return geometry.random_window(
+    rng,
+    height,
+    width,
+    resize=config.resize_jitter or config.resize,
+    crop=config.crop,
+    fit=config.fit,
+    scale_jitter=config.scale_jitter,
+    scale_jitter_prob=config.scale_jitter_prob,
+    flip_prob=config.flip_prob,
   )
 
 
-def cut_window(frame: _Array, window: Window, crop: int) -> _Array:
-  """Resizes only the window of a frame uint8 [H, W, 3] to uint8 [crop, crop, 3], bilinear."""
-  patch = frame[window.top : window.top + window.size, window.left : window.left + window.size]
-  if window.size != crop:
-    patch = cv2.resize(patch, (crop, crop), interpolation=cv2.INTER_LINEAR)
-  return patch[:, ::-1] if window.flip else patch
+def _eval_shape(config: ClipConfig, height: int, width: int) -> tuple[int, int]:
+  if config.fit == 'pad':
+    return geometry.padded_shape(height, width, config.crop)
+  return geometry.resized_shape(height, width, config.resize)
 
 
-def resize_short_side(frame: _Array, short_side: int) -> _Array:
-  """Resizes a frame uint8 [H, W, 3] so that its shorter side is `short_side` px, bilinear."""
-  height, width = resized_shape(frame.shape[0], frame.shape[1], short_side)
-  if (height, width) == frame.shape[:2]:
-    return frame
-  return cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
+def _eval_windows(
+  config: ClipConfig, height: int, width: int, spatial_views: int
+) -> Sequence[geometry.Window]:
+  if config.fit == 'pad':
+    return [geometry.Window(0, 0, height, width, height, width)]
+  return geometry.spatial_crops(height, width, config.crop, spatial_views)
 
 
-def decode_frames(encoded: Sequence[bytes], where: Callable[[int], str] = str) -> list[_Array]:
-  """Decodes frames to RGB uint8 [H, W, 3], all of one shape.
-
-  JPEG by simplejpeg with the fast DCT, which agrees bit for bit with `tf.io.decode_jpeg`'s default;
-  anything else by OpenCV.
-
-  Raises:
-    DataError: a frame cannot be decoded or differs in shape from the first; `where(i)` names it.
-  """
-  frames: list[_Array] = []
-  for i, data in enumerate(encoded):
-    try:
-      frame = _decode(data)
-    except (ValueError, cv2.error) as error:
-      raise DataError(
-        f'{where(i)}: cannot be decoded ({str(error).strip()}). Write the record again.'
-      ) from error
-    if frames and frame.shape != frames[0].shape:
-      raise DataError(
-        f"{where(i)}: is {frame.shape[0]}x{frame.shape[1]} px, the clip's first frame "
-        f'{frames[0].shape[0]}x{frames[0].shape[1]}. Write the record with one frame size.'
-      )
-    frames.append(frame)
-  return frames
+def _empty(clips: int, config: ClipConfig) -> _Array:
+  return np.empty((clips, config.frames, config.crop, config.crop, 3), np.uint8)
 
 
-def _decode(data: bytes) -> _Array:
-  if data[:2] == b'\xff\xd8':
-    return simplejpeg.decode_jpeg(data, colorspace='RGB', fastdct=True)
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-  if image is None:
-    raise ValueError(f'starts with {data[:8]!r}, neither JPEG nor an image OpenCV knows')
-  return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def _needed_frames(
+  dataset: VideoDataset, row: int, times: _Array
+) -> Iterator[tuple[_Array, list[list[int]]]]:
+  """Yields each distinct frame of `times` int [V, T] with its places: [v, t, t, ...] per clip."""
+  distinct, inverse = np.unique(times, return_inverse=True)
+  places: list[dict[int, list[int]]] = [{} for _ in distinct]
+  for position, number in enumerate(inverse.ravel()):
+    clip, t = divmod(position, times.shape[1])
+    places[number].setdefault(clip, []).append(t)
+  for frame, where in zip(dataset.frames(row, distinct), places, strict=True):
+    yield frame, [[clip, *ts] for clip, ts in where.items()]

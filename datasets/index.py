@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import logging
+import math
 import os
+import struct
 import time
 import zipfile
 import zlib
@@ -18,7 +20,7 @@ from datasets import manifest as manifest_lib
 from datasets import records
 from errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PROGRESS_AFTER_SECONDS = 2.0
 
 # Frames further apart than this in a file are read by separate calls.
@@ -31,8 +33,8 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 class Index:
   """Arrays over the R records, F frames and L labels of a split.
 
-  Records' frames, labels and keys are concatenated; `*_start` [R+1] int64 says where each record's
-  begin. A frame's byte offset in its shard is `record_offset + frame_offset`.
+  Records that cannot be used are left out and described in `defect`. Records' frames, labels and
+  keys are concatenated; `*_start` [R+1] int64 says where each record's begin. A frame's byte offset in its shard is `record_offset + frame_offset`.
   """
 
   shard: _Array  # [R] int32, position in the manifest's shard list
@@ -45,9 +47,16 @@ class Index:
   label: _Array  # [L] int32, global class index
   key_start: _Array  # [R+1] int64
   key_bytes: _Array  # [...] uint8, UTF-8
+  frame_rate: _Array  # [R] float32, frames per second; 0 where the record does not say
+  defect: _Array  # [D] str, what is wrong with each record that was left out
 
   def __len__(self) -> int:
     return len(self.shard)
+
+  @property
+  def defects(self) -> tuple[str, ...]:
+    """What is wrong with each record of the split that is not in the index."""
+    return tuple(str(defect) for defect in self.defect)
 
   @property
   def num_frames(self) -> _Array:
@@ -69,7 +78,7 @@ class Index:
     return self.key_bytes[self.key_start[row] : self.key_start[row + 1]].tobytes().decode()
 
 
-def read_spans(path: str | os.PathLike[str], offsets: _Array, lengths: _Array) -> list[bytes]:
+def read_spans(path: str | os.PathLike[str], offsets: _Array, lengths: _Array) -> list[memoryview]:
   """Bytes of a file at ascending offsets, by one `pread` for each run without a large gap.
 
   A file that ends too early gives short values, for the caller's crc check to find.
@@ -82,12 +91,12 @@ def read_spans(path: str | os.PathLike[str], offsets: _Array, lengths: _Array) -
   except FileNotFoundError as error:
     raise DataError(f'{path}: shard is missing. Copy or write it again.') from error
   try:
-    result: list[bytes] = []
+    result: list[memoryview] = []
     ends = offsets + lengths
     breaks = np.flatnonzero(offsets[1:] - ends[:-1] > _MERGE_GAP_BYTES) + 1
     for run in np.split(np.arange(len(offsets)), breaks):
       start = int(offsets[run[0]])
-      span = _pread(file, int(ends[run[-1]]) - start, start)
+      span = memoryview(_pread(file, int(ends[run[-1]]) - start, start))
       result.extend(span[offsets[i] - start : ends[i] - start] for i in run)
     return result
   finally:
@@ -136,10 +145,13 @@ def index_paths(
 def build(directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str) -> Index:
   """Scans a split's shards, with a progress bar when that takes more than two seconds.
 
+  A record is left out, and described in the index, when it is no SequenceExample, lacks frames,
+  labels or a key, has a label out of range or not exactly one in a single-label group.
+
   Raises:
-    DataError: gzip, truncation or foreign framing; a record that is no SequenceExample or lacks
-      frames, labels or a key; a label out of range; not exactly one label in a single-label group;
-      a record count that differs from the manifest. The message names file, byte offset and key.
+    DataError: gzip, truncation or foreign framing; a record count that differs from the manifest;
+      a first record of another layout, or no record that can be used. The message names file, byte
+      offset and key.
   """
   shards = manifest.splits[split].shards
   builder = _Builder(manifest)
@@ -181,17 +193,46 @@ def _load(path: Path, manifest: manifest_lib.Manifest, split: str) -> Index | No
   if not path.exists():
     return None
   try:
-    with np.load(path, allow_pickle=False) as stored:
-      if str(stored['stamp']) != _stamp(manifest, split):
-        return None
-      return Index(**{field.name: stored[field.name] for field in dataclasses.fields(Index)})
-  except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    stored = _map_arrays(path)
+    if str(stored['stamp']) != _stamp(manifest, split):
+      return None
+    return Index(**{field.name: stored[field.name] for field in dataclasses.fields(Index)})
+  except (OSError, KeyError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
     logging.getLogger(__name__).warning('index %s is unreadable, building it: %s', path, error)
     return None
 
 
+def _map_arrays(path: Path) -> dict[str, _Array]:
+  """The arrays of an uncompressed npz, mapped: processes share their pages, opening reads none."""
+  arrays = {}
+  with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
+    for member in archive.infolist():
+      with archive.open(member) as entry:
+        version = np.lib.format.read_magic(entry)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read[version[0]](entry)
+        header = entry.tell()
+      if member.compress_type != zipfile.ZIP_STORED or dtype.hasobject:
+        raise ValueError(f'{member.filename} is not a plain array')
+      # The local header of a zip entry: 30 bytes, then a name and extra fields of stated lengths.
+      file.seek(member.header_offset)
+      name, extra = struct.unpack('<HH', file.read(30)[26:30])
+      start = member.header_offset + 30 + name + extra + header
+      if start + math.prod(shape) * dtype.itemsize > os.path.getsize(path):
+        raise ValueError(f'{member.filename} passes the end of the file')
+      mapped = (
+        np.memmap(path, dtype, 'r', start, shape) if math.prod(shape) else np.empty(shape, dtype)
+      )
+      arrays[member.filename.removesuffix('.npy')] = mapped
+  return arrays
+
+
 def _stamp(manifest: manifest_lib.Manifest, split: str) -> str:
   return f'{FORMAT_VERSION} {split} {manifest.sha256}'
+
+
+class _LayoutError(DataError):
+  """A record lacks what the layout wants."""
 
 
 class _Builder:
@@ -204,12 +245,25 @@ class _Builder:
     self._frames: list[_Array] = []  # per record [frames, 3]: offset, length, crc
     self._labels: list[list[int]] = []
     self._keys: list[bytes] = []
+    self._frame_rates: list[float] = []
+    self._defects: list[str] = []
 
   def add(self, shard: int, offset: int, payload: bytes, where: str) -> None:
+    """Adds a record, or what is wrong with it; raises when the very first has another layout."""
+    try:
+      self._add(shard, offset, payload, where)
+    except _LayoutError as error:
+      if not self._records and not self._defects:
+        raise  # One error, not one for each record.
+      self._defects.append(str(error))
+    except DataError as error:
+      self._defects.append(str(error))
+
+  def _add(self, shard: int, offset: int, payload: bytes, where: str) -> None:
     try:
       example = records.parse_sequence_example(payload)
     except DataError as error:
-      raise DataError(
+      raise _LayoutError(
         f'{where}: not a SequenceExample: {error} of the record. Expected the DMVR / MediaSequence '
         'layout; write the shard again.'
       ) from error
@@ -219,6 +273,8 @@ class _Builder:
     self._frames.append(np.array(frames, np.uint32))
     self._labels.append(labels)
     self._keys.append(key.encode())
+    rate = example.context.get(records.FRAME_RATE) or [0.0]
+    self._frame_rates.append(float(rate[0]) if isinstance(rate[0], float | int) else 0.0)
 
   def _checked(self, example: records.ParsedExample, where: str) -> tuple[str, list[int]]:
     """Key and labels of a parsed record, or the DataError that says what is wrong with it."""
@@ -227,16 +283,16 @@ class _Builder:
     layout = f'The record has {found}; wanted {wanted}.'
     key = example.key
     if key is None:
-      raise DataError(f'{where}: no key. {layout}')
+      raise _LayoutError(f'{where}: no key. {layout}')
     where = f'{where}, key {key!r}'
     if not example.frames:
       problem = 'no frames' if example.frames is None else f'{records.FRAMES!r} is an empty list'
-      raise DataError(f'{where}: {problem}. {layout}')
+      raise _LayoutError(f'{where}: {problem}. {layout}')
     if any(length == 0 for _, length in example.frames):
       empty = [i for i, (_, length) in enumerate(example.frames) if length == 0]
       raise DataError(f'{where}: frames {empty[:5]} have no bytes. Write the record again.')
     if records.LABEL_INDEX not in example.context:
-      raise DataError(f'{where}: no labels. {layout}')
+      raise _LayoutError(f'{where}: no labels. {layout}')
     labels = example.context[records.LABEL_INDEX]
     self._check_labels(labels, where)
     return key, labels
@@ -260,6 +316,10 @@ class _Builder:
         )
 
   def finish(self) -> Index:
+    if not self._records:
+      raise DataError(
+        f'no record can be used; the first of {len(self._defects)}: {self._defects[0]}'
+      )
     shard_offset = np.array(self._records, np.int64)
     frames = np.concatenate(self._frames)
     return Index(
@@ -273,6 +333,8 @@ class _Builder:
       label=np.array([x for labels in self._labels for x in labels], np.int32),
       key_start=_starts(self._keys),
       key_bytes=np.frombuffer(b''.join(self._keys), np.uint8),
+      frame_rate=np.array(self._frame_rates, np.float32),
+      defect=np.array(self._defects, np.str_),
     )
 
 

@@ -2,11 +2,16 @@
 
 import collections
 import itertools
+import logging
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import benchmarks, manifest, reader
+from datasets import batches as batches_lib
+from datasets import benchmarks, manifest
+from datasets.batches import Batches, Loading
+from datasets.dataset import VideoDataset
+from datasets.sources import open_dataset
 from errors import ConfigError, DataError
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.mesh import host_slice
@@ -16,7 +21,7 @@ from train_lib.program import Batch, Program
 PREFETCH = 2
 
 
-def open_split(experiment: Experiment, split: str) -> reader.VideoDataset:
+def open_split(experiment: Experiment, split: str) -> VideoDataset:
   """Opens a split with the experiment's tasks.
 
   Raises:
@@ -25,7 +30,11 @@ def open_split(experiment: Experiment, split: str) -> reader.VideoDataset:
   """
   name, config = experiment.dataset
   tasks = {k: t.labels for k, t in experiment.tasks.items() if t.dataset == name}
-  dataset = reader.VideoDataset(config.dir, split, tasks)
+  dataset = open_dataset(config.dir, split, tasks)
+  if len(dataset.defects) > config.max_bad_records:
+    raise DataError(batches_lib.too_many(dataset.defects, config.max_bad_records))
+  for defect in dataset.defects:
+    logging.getLogger(__name__).warning('record left out: %s', defect)
   for task in tasks:
     if experiment.tasks[task].loss == 'softmax' and dataset.multi_label(task):
       raise ConfigError(
@@ -35,18 +44,17 @@ def open_split(experiment: Experiment, split: str) -> reader.VideoDataset:
   return dataset
 
 
-def facts_of(experiment: Experiment, dataset: reader.VideoDataset) -> DataFacts:
+def facts_of(experiment: Experiment, dataset: VideoDataset) -> DataFacts:
   """Facts from an open split; the training split's size is in the manifest either way."""
   names = {task: tuple(dataset.class_names(task)) for task in experiment.tasks}
   config = experiment.dataset[1]
-  splits = dataset.manifest.splits
-  if config.train_split not in splits:
+  sizes = dataset.split_sizes
+  if config.train_split not in sizes:
     raise DataError(
-      f'{config.dir}: there is no split {config.train_split!r} (`train_split`); the manifest has '
-      f'{sorted(splits)}.'
+      f'{config.dir}: there is no split {config.train_split!r} (`train_split`); it has '
+      f'{sorted(sizes)}.'
     )
-  source = str(Path(config.dir) / manifest.FILE_NAME)
-  return DataFacts(splits[config.train_split].examples, names, source)
+  return DataFacts(sizes[config.train_split] * config.clip.repeats, names, dataset.where)
 
 
 def facts_or_nominal(experiment: Experiment) -> DataFacts:
@@ -77,43 +85,48 @@ def facts_or_nominal(experiment: Experiment) -> DataFacts:
   return DataFacts(benchmark.train_examples, names, source)
 
 
-def position(experiment: Experiment, dataset: reader.VideoDataset, step: int) -> dict[str, Any]:
+def position(experiment: Experiment, dataset: VideoDataset, step: int) -> dict[str, Any]:
   """Where the training stream is after `step` steps; what `check_position` compares."""
   return {
     'step': step,
     'seed': experiment.seed,
     'batch_size': experiment.batch_size,
     'examples': len(dataset),
+    'data': dataset.fingerprint,
   }
 
 
 def train_stream(
-  program: Program, dataset: reader.VideoDataset, start_step: int
+  program: Program, dataset: VideoDataset, start_step: int
 ) -> Generator[Batch, None, None]:
   """Training batches on the device from `start_step` on, without end."""
   experiment = program.experiment
+  config = experiment.dataset[1]
   index, count = host_slice(program.mesh, experiment.batch_size)
-  batches = reader.train_batches(
+  color_jitter = experiment.augment.color_jitter
+  batches = batches_lib.train_batches(
     dataset,
-    experiment.dataset[1].clip,
+    config.clip,
     batch_size=experiment.batch_size,
     seed=experiment.seed,
     start_step=start_step,
     process_index=index,
     process_count=count,
-    num_threads=experiment.loader_threads,
+    color_jitter=color_jitter if color_jitter.active('host') else None,
+    max_bad_records=config.max_bad_records - len(dataset.defects),
+    loading=_loading(experiment),
   )
   return _prefetched(program, batches)
 
 
 def eval_stream(
-  program: Program, dataset: reader.VideoDataset
+  program: Program, dataset: VideoDataset
 ) -> Iterator[tuple[Mapping[str, Any], Batch]]:
   """(host batch, device batch) pairs that hold every example exactly once."""
   experiment = program.experiment
   config = experiment.dataset[1]
   index, count = host_slice(program.mesh, experiment.evaluation.batch_size)
-  batches = reader.eval_batches(
+  batches = batches_lib.eval_batches(
     dataset,
     config.clip,
     batch_size=experiment.evaluation.batch_size,
@@ -121,7 +134,8 @@ def eval_stream(
     spatial_views=config.spatial_views,
     process_index=index,
     process_count=count,
-    num_threads=experiment.loader_threads,
+    max_bad_records=config.max_bad_records - len(dataset.defects),
+    loading=_loading(experiment),
   )
   try:
     for batch in batches:
@@ -130,7 +144,11 @@ def eval_stream(
     batches.close()
 
 
-def _prefetched(program: Program, batches: reader.Batches) -> Generator[Batch, None, None]:
+def _loading(experiment: Experiment) -> Loading:
+  return Loading(experiment.loader_threads, experiment.loader_processes)
+
+
+def _prefetched(program: Program, batches: Batches) -> Generator[Batch, None, None]:
   queue: collections.deque[Batch] = collections.deque()
   source = (program.to_device(batch) for batch in batches)
   try:

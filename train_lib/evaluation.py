@@ -10,7 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from datasets import reader
+from datasets import clips
+from datasets.batches import PADDING_ROW, unreadable_row
+from datasets.dataset import VideoDataset
 from errors import ShardingError
 from train_lib import data, pictures
 from train_lib.console import progress
@@ -52,17 +54,19 @@ class Evaluation:
   Attributes:
     metrics: Name -> value, such as `top1/label`.
     examples: Number of examples counted.
+    unreadable: Number of records of the split that could not be used: nothing takes their place.
     rows: [N] rows of the index, each exactly once.
     predictions: Task -> predictions, aligned with `rows`.
   """
 
   metrics: dict[str, float]
   examples: int
+  unreadable: int
   rows: np.ndarray
   predictions: Mapping[str, TaskPredictions]
 
 
-def evaluate(program: Program, variables: PyTree, dataset: reader.VideoDataset) -> Evaluation:
+def evaluate(program: Program, variables: PyTree, dataset: VideoDataset) -> Evaluation:
   """Runs the model over every example of a split, logits averaged over its views.
 
   Args:
@@ -83,7 +87,8 @@ def evaluate(program: Program, variables: PyTree, dataset: reader.VideoDataset) 
   totals = jax.tree.map(lambda *x: np.sum(np.stack(x), 0), *[o['metrics'] for o in outputs])
   rows = np.concatenate([o['row'] for o in outputs])
   keep = rows >= 0
-  if sorted(rows[keep]) != list(range(len(dataset))):
+  unreadable = unreadable_row(rows[rows < PADDING_ROW])
+  if sorted([*rows[keep], *unreadable]) != list(range(len(dataset))):
     raise ShardingError(
       f'Evaluation saw {int(keep.sum())} rows of the {len(dataset)} in split {dataset.split!r}, not '
       'each once: the processes do not read the parts of the batch that their devices hold.'
@@ -98,7 +103,9 @@ def evaluate(program: Program, variables: PyTree, dataset: reader.VideoDataset) 
     for task in outputs[0]['top_classes']
   }
   metrics = {k: float(s / max(n, 1)) for k, (s, n) in sorted(totals.items())}
-  return Evaluation(metrics, int(keep.sum()), rows[keep], predictions)
+  return Evaluation(
+    metrics, int(keep.sum()), len(unreadable) + len(dataset.defects), rows[keep], predictions
+  )
 
 
 def _known_rows(host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
@@ -118,7 +125,7 @@ def write_results(
   evaluation: Evaluation,
   folder: Path,
   program: Program,
-  dataset: reader.VideoDataset,
+  dataset: VideoDataset,
 ) -> list[Path]:
   """Writes `metrics.json`, `predictions.jsonl` and the pictures; only the first process does.
 
@@ -129,7 +136,8 @@ def write_results(
     return []
   folder.mkdir(parents=True, exist_ok=True)
   files = [folder / 'metrics.json', folder / 'predictions.jsonl']
-  summary = {'examples': evaluation.examples, **evaluation.metrics}
+  counts = {'examples': evaluation.examples, 'unreadable': evaluation.unreadable}
+  summary = {**counts, 'data': dataset.fingerprint, **evaluation.metrics}
   _write_atomically(files[0], json.dumps(summary, indent=2) + '\n')
   lines = _prediction_lines(evaluation, dataset)
   _write_atomically(files[1], ''.join(json.dumps(line) + '\n' for line in lines))
@@ -138,7 +146,7 @@ def write_results(
   return files
 
 
-def _prediction_lines(evaluation: Evaluation, dataset: reader.VideoDataset) -> list[dict[str, Any]]:
+def _prediction_lines(evaluation: Evaluation, dataset: VideoDataset) -> list[dict[str, Any]]:
   lines = []
   for i, row in enumerate(evaluation.rows):
     line: dict[str, Any] = {'id': dataset.key(int(row))}
@@ -157,7 +165,7 @@ def _prediction_lines(evaluation: Evaluation, dataset: reader.VideoDataset) -> l
 
 
 def _write_pictures(
-  evaluation: Evaluation, folder: Path, program: Program, dataset: reader.VideoDataset
+  evaluation: Evaluation, folder: Path, program: Program, dataset: VideoDataset
 ) -> list[Path]:
   files = []
   for task, predictions in evaluation.predictions.items():
@@ -180,7 +188,7 @@ def _sheet_clips(
   predictions: TaskPredictions,
   names: Any,
   program: Program,
-  dataset: reader.VideoDataset,
+  dataset: VideoDataset,
 ) -> list[pictures.Clip]:
   """The most confident mistakes, and right clips spread over the split."""
   correct = predictions.correct
@@ -191,7 +199,7 @@ def _sheet_clips(
   clip = program.experiment.dataset[1].clip
   return [
     pictures.Clip(
-      reader.view_clips(dataset, clip, int(rows[i]), 1, 1)[0],
+      clips.view_clips(dataset, clip, int(rows[i]), 1, 1)[0],
       names[int(predictions.labels[i])],
       [
         (names[int(k)], float(p))

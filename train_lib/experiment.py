@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from datasets.reader import ClipConfig
+from datasets.batches import check_views
+from datasets.clip_config import ClipConfig
 from errors import ConfigError
 from train_lib import configuration
 from train_lib.augment import ColorJitterConfig, MixupConfig
@@ -29,6 +30,8 @@ class DatasetConfig:
     eval_split: Split to evaluate on.
     temporal_views: Clips cut from a video in evaluation.
     spatial_views: Crops of each clip in evaluation, 1 (centre) or 3 (along the longer side).
+    max_bad_records: Records of a split that may be unusable before a run stops; in a run of several
+      processes each counts those it finds.
   """
 
   dir: str
@@ -38,11 +41,11 @@ class DatasetConfig:
   eval_split: str = 'test'
   temporal_views: int = 4
   spatial_views: int = 1
+  max_bad_records: int = 10
 
   def __post_init__(self) -> None:
-    _at_least(1, self, 'temporal_views')
-    if self.spatial_views not in (1, 3):
-      raise ConfigError(f'`spatial_views` must be 1 or 3, got {self.spatial_views}.')
+    _at_least(0, self, 'max_bad_records')
+    check_views(self.clip, self.temporal_views, self.spatial_views)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +191,8 @@ class Experiment:
       0 is off. The average starts at the initial parameters: with 0.999, runs of a few thousand
       steps still remember them.
     log_every: Interval of progress lines and metric writes.
-    loader_threads: Threads that read and decode clips.
+    loader_threads: Threads that read and decode clips, of each worker if there are any.
+    loader_processes: Worker processes that make batches; 0: none.
   """
 
   name: str
@@ -211,11 +215,13 @@ class Experiment:
   grad_accumulation: int = 1
   ema_decay: float = 0.0
   loader_threads: int = 4
+  loader_processes: int = 0
 
   def __post_init__(self) -> None:
     for name in ('batch_size', 'grad_accumulation', 'loader_threads'):
       _at_least(1, self, name)
-    _at_least(0, self, 'seed')
+    for name in ('seed', 'loader_processes'):
+      _at_least(0, self, name)
     if self.batch_size % self.grad_accumulation:
       raise ConfigError(
         f'`batch_size` {self.batch_size} does not divide into `grad_accumulation` '

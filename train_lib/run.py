@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from datasets import reader
+from datasets.dataset import VideoDataset
 from errors import ConfigError
 from train_lib import checkpoint, cost, data, evaluation, tables
 from train_lib import experiment as experiment_lib
@@ -90,7 +90,7 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
 
 
 def evaluate(
-  program: Program, state: TrainState, step: int, dataset: reader.VideoDataset, folder: Path
+  program: Program, state: TrainState, step: int, dataset: VideoDataset, folder: Path
 ) -> tuple[dict[str, float], list[Path]]:
   """Evaluates a state on a split and writes the results.
 
@@ -102,7 +102,9 @@ def evaluate(
   target = results_folder(folder, dataset.split, step)
   files = evaluation.write_results(results, target, program, dataset)
   seconds = duration(time.monotonic() - begin)
-  say(f'eval at {step:,}: {scalars(results.metrics)} | {results.examples:,} videos in {seconds}')
+  bad = f', {results.unreadable:,} more could not be read' if results.unreadable else ''
+  counted = f'{results.examples:,} videos in {seconds}{bad}'
+  say(f'eval at {step:,}: {scalars(results.metrics)} | {counted}')
   return results.metrics, files
 
 
@@ -135,8 +137,8 @@ class Training:
     program: Program,
     folder: Path,
     config_json: str,
-    train_data: reader.VideoDataset,
-    eval_data: reader.VideoDataset,
+    train_data: VideoDataset,
+    eval_data: VideoDataset,
   ):
     self.program = program
     self.folder = folder

@@ -1,201 +1,182 @@
-import cv2
+import dataclasses
+
 import numpy as np
 import pytest
-import simplejpeg
-import tensorflow as tf
 
-from datasets import clips
-from errors import DataError
+from datasets import clips, geometry, sampling
+from datasets.clip_config import ClipConfig
+from datasets.dataset import VideoDataset
+from datasets.manifest import TaskLabels
+from errors import ConfigError, DataError
 
-
-class FixedRng:
-  """A generator whose uniforms are given."""
-
-  def __init__(self, *uniforms):
-    self.uniforms = np.array(uniforms)
-
-  def random(self, size):
-    assert size == len(self.uniforms)
-    return self.uniforms
+HEIGHT, WIDTH = 24, 32
+CLIP = ClipConfig(frames=3, stride=2, resize=24, crop=16)
 
 
-def rng(seed=0):
-  return np.random.default_rng(seed)
+class Ramps(VideoDataset):
+  """Videos whose pixels say the frame (red), the column (green) and the row (blue)."""
+
+  def __init__(self, *num_frames, frame_rate=25.0):
+    self.where, self.split, self.split_sizes = 'ramps', 'train', {'train': len(num_frames)}
+    super().__init__({'g': TaskLabels(('a', 'b'), False, 0)}, {'t': 'g'})
+    self.num_frames = np.array(num_frames)
+    self.frame_rate = np.full(len(num_frames), frame_rate, np.float32)
+    self.defects, self.fingerprint = (), 'f'
+    self.read = []
+
+  def key(self, row):
+    return f'video {row}'
+
+  def stored_labels(self, row):
+    return np.array([row % 2], np.int32)
+
+  def frames(self, row, indices):
+    self.read.append(indices.tolist())
+    frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    frame[..., 1] = np.arange(WIDTH)
+    frame[..., 2] = np.arange(HEIGHT)[:, None]
+    for number in indices:
+      frame[..., 0] = number  # Overwrites the one before, as the class says it may.
+      yield frame
 
 
-def random_frame(height, width, seed=0):
-  """A smooth random picture, uint8 [H, W, 3]."""
-  coarse = rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-  return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+def rngs(count=1, seed=0):
+  return [np.random.default_rng((seed, i)) for i in range(count)]
 
 
-def test_train_indices_cover_every_offset_and_no_other():
-  # span (4 - 1) * 3 + 1 = 10: offsets 0, 1, 2 of a video of 12 frames.
-  found = {tuple(clips.train_frame_indices(rng(i), 12, 4, 3)) for i in range(60)}
-  assert found == {(0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11)}
+def cut(dataset, config, row=0, count=1, seed=0):
+  return clips.train_clips(dataset, config, row, rngs(count, seed))
 
 
-def test_train_indices_of_exactly_the_span():
-  assert clips.train_frame_indices(rng(), 10, 4, 3).tolist() == [0, 3, 6, 9]
+def test_train_clip_holds_what_it_says():
+  for seed in range(20):
+    (clip,) = cut(Ramps(50), dataclasses.replace(CLIP, flip_prob=0.5), seed=seed)
+    assert clip.pixels.shape == (3, 16, 16, 3)
+    assert clip.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(
+      clip.pixels[..., 0], clip.indices[:, None, None] * np.ones((16, 16))
+    )
+    columns = clip.window.left + np.arange(16)
+    assert (
+      clip.pixels[0, 0, :, 1].tolist() == (columns[::-1] if clip.window.flip else columns).tolist()
+    )
+    assert clip.pixels[0, :, 0, 2].tolist() == (clip.window.top + np.arange(16)).tolist()
+    assert np.diff(clip.indices).tolist() == [2, 2]
 
 
-def test_train_indices_of_short_videos():
-  assert clips.train_frame_indices(rng(), 5, 6, 2, 'loop').tolist() == [0, 2, 4, 1, 3, 0]
-  assert clips.train_frame_indices(rng(), 5, 6, 2, 'hold').tolist() == [0, 2, 4, 4, 4, 4]
-  assert clips.train_frame_indices(rng(), 1, 3, 2, 'loop').tolist() == [0, 0, 0]
+def test_short_video_repeats_frames_that_are_decoded_once():
+  dataset = Ramps(2)
+  (clip,) = cut(dataset, ClipConfig(frames=5, stride=1, resize=24, crop=24))
+  assert dataset.read == [[0, 1]]
+  assert clip.pixels[:, 0, 0, 0].tolist() == clip.indices.tolist() == [0, 1, 0, 1, 0]
 
 
-def test_view_indices():
-  # span 5, 12 frames: offsets 0..7; three views at 0, 3 (3.5 down), 7; one at the centre, 3.
-  assert clips.view_frame_indices(12, 3, 2, 3).tolist() == [[0, 2, 4], [3, 5, 7], [7, 9, 11]]
-  assert clips.view_frame_indices(12, 3, 2, 1).tolist() == [[3, 5, 7]]
-  assert clips.view_frame_indices(5, 3, 2, 2).tolist() == [[0, 2, 4], [0, 2, 4]]
+def test_repeated_clips_of_one_video_share_its_decoding():
+  dataset = Ramps(9)
+  config = ClipConfig(frames=4, stride=2, resize=24, crop=16)
+  together = cut(dataset, config, count=3)
+  assert dataset.read == [sorted({int(i) for clip in together for i in clip.indices})]
+  for clip, rng in zip(together, rngs(3)):
+    (alone,) = clips.train_clips(dataset, config, 0, [rng])
+    np.testing.assert_array_equal(clip.pixels, alone.pixels)
+    assert clip.window == alone.window
+  assert len({(*clip.indices, clip.window) for clip in together}) > 1
 
 
-def test_view_indices_of_the_paper():
-  # 250 frames, 32 x 2, 4 views: offsets i * 187 / 3 rounded down.
-  indices = clips.view_frame_indices(250, 32, 2, 4)
-  assert indices[:, 0].tolist() == [0, 62, 124, 187]
-  assert indices[-1, -1] == 249
+def test_sampling_modes():
+  dataset = Ramps(90)
+  (uniform,) = cut(dataset, ClipConfig(frames=4, stride=1, resize=24, crop=16, sampling='uniform'))
+  assert uniform.indices.tolist() == [0, 30, 59, 89]
+  (segments,) = cut(
+    dataset, ClipConfig(frames=3, stride=1, resize=24, crop=16, sampling='segments')
+  )
+  assert (segments.indices // 30).tolist() == [0, 1, 2]
+  config = ClipConfig(frames=3, stride=1, resize=24, crop=16, sampling='segments')
+  assert clips.view_indices(dataset, config, 0, 1).tolist() == [[15, 45, 75]]
+  config = ClipConfig(frames=4, stride=1, resize=24, crop=16, sampling='uniform')
+  assert clips.view_indices(dataset, config, 0, 1).tolist() == [[0, 30, 59, 89]]
 
 
-def test_view_indices_of_short_videos():
-  assert clips.view_frame_indices(3, 4, 1, 2, 'loop').tolist() == [[0, 1, 2, 0]] * 2
-  assert clips.view_frame_indices(3, 4, 1, 1, 'hold').tolist() == [[0, 1, 2, 2]]
+def test_stride_counts_at_the_rate_asked_for():
+  config = ClipConfig(frames=3, stride=2, resize=24, crop=16, fps=12.5)
+  for rate, step in ((25.0, 4), (50.0, 8), (6.25, 1)):
+    (clip,) = cut(Ramps(60, frame_rate=rate), config)
+    assert np.diff(clip.indices).tolist() == [step, step]
+    assert (
+      np.diff(clips.view_indices(Ramps(60, frame_rate=rate), config, 0, 2)[0]).tolist()
+      == [step] * 2
+    )
+
+
+def test_unknown_frame_rate():
+  dataset = Ramps(60, frame_rate=0.0)
+  config = ClipConfig(frames=3, stride=2, resize=24, crop=16, fps=12.5)
+  with pytest.raises(DataError, match=r"frame rate of 'video 0' \(row 0\) is not stored"):
+    cut(dataset, config)
+  assert len(cut(dataset, CLIP)) == 1
+
+
+def test_inception_crop_and_pad():
+  (clip,) = cut(Ramps(9), dataclasses.replace(CLIP, random_crop='inception', crop_area=(0.5, 0.6)))
+  assert 0.45 < clip.window.height * clip.window.width / (HEIGHT * WIDTH) < 0.65
+  config = ClipConfig(frames=2, stride=1, resize=16, crop=16, fit='pad')
+  (clip,) = cut(Ramps(9), config)
+  assert clip.window == geometry.Window(0, 0, 24, 32, 12, 16)
+  assert (clip.pixels[:, 12:] == 0).all()
+  views = clips.view_clips(Ramps(9), config, 0, 1, 1)
+  np.testing.assert_array_equal(views[0, 0, :, :, 1:], clip.pixels[0, :, :, 1:])
+
+
+def test_views():
+  dataset = Ramps(9)
+  config = ClipConfig(frames=2, stride=2, resize=24, crop=24)
+  views = clips.view_clips(dataset, config, 0, temporal_views=2, spatial_views=3)
+  assert views.shape == (6, 2, 24, 24, 3)
+  # Offsets 0 and 6, crops at x = 0, 4 and 8; each frame read once.
+  assert dataset.read == [[0, 2, 6, 8]]
+  assert views[:, :, 0, 0, 0].tolist() == [[0, 2], [6, 8]] * 3
+  assert views[:, 0, 0, 0, 1].tolist() == [0, 0, 4, 4, 8, 8]
+
+
+def test_views_resize_the_whole_frame_first():
+  views = clips.view_clips(Ramps(3), ClipConfig(frames=1, stride=1, resize=18, crop=16), 0, 1, 1)
+  frame = next(Ramps(3).frames(0, np.array([1])))
+  window = geometry.spatial_crops(18, 24, 16, 1)[0]
+  wanted = geometry.resize(frame, 18, 24)[window.top :, window.left :][:16, :16]
+  np.testing.assert_array_equal(views[0, 0], wanted)
+
+
+def test_reference_indices_are_those_of_sampling():
+  (clip,) = cut(Ramps(50), CLIP, seed=3)
+  wanted = sampling.dense_train_indices(rngs(1, 3)[0], 50, 3, 2)
+  assert clip.indices.tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize(
-  ('height', 'width', 'n', 'wanted'),
+  ('change', 'message'),
   [
-    (256, 340, 3, ((16, 0), (16, 58), (16, 116))),
-    (340, 256, 3, ((0, 16), (58, 16), (116, 16))),
-    (256, 341, 1, ((16, 59),)),
-    (224, 224, 3, ((0, 0),) * 3),
+    ({'frames': 0}, r'clip\.frames: expected at least 1, got 0'),
+    ({'crop': 25}, r'clip\.crop: expected <= resize \(24\), got 25'),
+    ({'flip_prob': 1.5}, r'clip\.flip_prob: expected in \[0, 1\]'),
+    ({'short_clip': 'pad'}, r"clip\.short_clip: expected one of .*got 'pad'"),
+    ({'sampling': 'sparse'}, r"clip\.sampling: expected one of .*got 'sparse'"),
+    ({'scale_jitter': (1.3, 0.9)}, r'clip\.scale_jitter: expected \(lo, hi\)'),
+    ({'repeats': 0}, r'clip\.repeats: expected at least 1'),
+    ({'fps': -1.0}, r'clip\.fps: expected in \[0, 1000\]'),
+    ({'sampling': 'segments'}, r"clip\.stride: expected 1 with sampling='segments'.*got 2"),
+    ({'sampling': 'uniform', 'stride': 1, 'fps': 8.0}, r'clip\.fps: expected 0 with sampling'),
+    ({'fit': 'pad'}, r'clip\.resize: expected crop \(16\) to pad, got 24'),
+    ({'resize_jitter': (12, 30)}, r'clip\.resize_jitter: expected at least crop \(16\), got 12'),
+    (
+      {'random_crop': 'inception', 'scale_jitter': (0.9, 1.1)},
+      r"clip\.scale_jitter: expected None with random_crop='inception'",
+    ),
+    (
+      {'random_crop': 'inception', 'crop_area': (0.5, 2.0)},
+      r'clip\.crop_area: expected at most the whole frame',
+    ),
   ],
 )
-def test_spatial_crops(height, width, n, wanted):
-  assert clips.spatial_crops(height, width, 224, n) == wanted
-
-
-def test_spatial_crops_refuse():
-  with pytest.raises(DataError, match='expected 1 or 3, got 2'):
-    clips.spatial_crops(256, 256, 224, 2)
-  with pytest.raises(DataError, match='200x300 frame is smaller than the crop 224'):
-    clips.spatial_crops(200, 300, 224, 1)
-
-
-def test_resized_shape():
-  assert clips.resized_shape(240, 320, 256) == (256, 341)
-  assert clips.resized_shape(321, 240, 256) == (342, 256)
-  assert clips.resized_shape(100, 100, 64) == (64, 64)
-
-
-def test_window_without_resize_is_a_plain_crop():
-  window = clips.train_window(FixedRng(0, 0, 0.5, 0.999, 0.5), 256, 340, resize=256, crop=224)
-  assert window == clips.Window(top=16, left=116, size=224, flip=False)
-  frame = random_frame(256, 340)
-  np.testing.assert_array_equal(clips.cut_window(frame, window, 224), frame[16:240, 116:340])
-
-
-def test_window_of_resize_and_jitter():
-  # 120 px -> 64 px, times 1.25: one output pixel is 1.5 source pixels, 48 px are 72.
-  settings = {'resize': 64, 'crop': 48, 'scale_jitter': (0.75, 1.75), 'scale_jitter_prob': 0.8}
-  window = clips.train_window(FixedRng(0.79, 0.5, 0.0, 0.5, 0), 120, 160, **settings)
-  assert window == clips.Window(top=0, left=44, size=72, flip=False)
-  unjittered = clips.train_window(FixedRng(0.8, 0.5, 0.0, 0.5, 0), 120, 160, **settings)
-  assert unjittered.size == 90
-
-
-def test_jitter_never_leaves_the_frame():
-  window = clips.train_window(
-    FixedRng(0, 0, 0.9, 0.9, 0), 120, 160, resize=64, crop=60, scale_jitter=(0.5, 1.0)
-  )
-  assert window == clips.Window(top=0, left=36, size=120, flip=False)
-
-
-def test_flip_probability():
-  draws = [
-    clips.train_window(rng(i), 64, 64, resize=64, crop=32, flip_prob=0.3).flip for i in range(500)
-  ]
-  assert 0.2 < np.mean(draws) < 0.4
-  assert not clips.train_window(FixedRng(0, 0, 0, 0, 0.0), 8, 8, resize=8, crop=4).flip
-
-
-def test_windows_reach_all_positions():
-  found = {
-    (w.top, w.left)
-    for w in (clips.train_window(rng(i), 10, 12, resize=10, crop=9) for i in range(200))
-  }
-  assert found == {(top, left) for top in range(2) for left in range(4)}
-
-
-def test_window_agrees_with_resizing_the_whole_frame():
-  # Factor 2 with a window at even pixels: both ways name the same pixels.
-  frame = random_frame(128, 192)
-  whole = cv2.resize(frame, (96, 64), interpolation=cv2.INTER_LINEAR)
-  window = clips.Window(top=20, left=40, size=96, flip=False)
-  cut = clips.cut_window(frame, window, 48)
-  np.testing.assert_array_equal(cut, whole[10:58, 20:68])
-  flipped = clips.cut_window(frame, clips.Window(20, 40, 96, True), 48)
-  np.testing.assert_array_equal(flipped, whole[10:58, 20:68][:, ::-1])
-
-
-def bilinear(image, size):
-  """Plain bilinear resize to [size, size, 3] with half-pixel centres and clamped edges."""
-  where = np.clip((np.arange(size) + 0.5) * len(image) / size - 0.5, 0, len(image) - 1)
-  low = np.floor(where).astype(int)
-  high = np.minimum(low + 1, len(image) - 1)
-  weight = where - low
-  image = image.astype(np.float64)
-  rows = image[low] * (1 - weight)[:, None, None] + image[high] * weight[:, None, None]
-  columns = weight[None, :, None]
-  return rows[:, low] * (1 - columns) + rows[:, high] * columns
-
-
-@pytest.mark.parametrize('size', [31, 48, 90])
-def test_window_against_a_plain_bilinear_resize(size):
-  frame = random_frame(100, 120, seed=size)
-  window = clips.Window(top=5, left=21, size=size, flip=False)
-  wanted = bilinear(frame[5 : 5 + size, 21 : 21 + size], 40)
-  found = clips.cut_window(frame, window, 40)
-  assert found.dtype == np.uint8
-  assert np.abs(found - wanted).max() <= 1.0
-
-
-def test_resize_short_side():
-  frame = random_frame(60, 81)
-  assert clips.resize_short_side(frame, 60) is frame
-  np.testing.assert_array_equal(
-    clips.resize_short_side(frame, 40), cv2.resize(frame, (54, 40), interpolation=cv2.INTER_LINEAR)
-  )
-
-
-def test_decode_jpeg_png_and_grey():
-  frame = random_frame(32, 40)
-  jpeg = simplejpeg.encode_jpeg(frame, quality=90, colorsubsampling='420')
-  png = cv2.imencode('.png', frame[:, :, ::-1])[1].tobytes()
-  grey = simplejpeg.encode_jpeg(frame[:, :, :1].copy(), colorspace='GRAY', quality=100)
-  decoded = clips.decode_frames([jpeg, png, grey])
-  np.testing.assert_array_equal(decoded[0], tf.io.decode_jpeg(jpeg).numpy())
-  np.testing.assert_array_equal(decoded[1], frame)
-  assert decoded[2].shape == frame.shape
-  np.testing.assert_array_equal(decoded[2][..., 0], decoded[2][..., 2])
-
-
-@pytest.mark.parametrize('data', [b'', b'garbage', b'\xff\xd8 garbage', b'\x89PNG\r\n\x1a\n'])
-def test_undecodable_frames(data):
-  good = simplejpeg.encode_jpeg(random_frame(16, 16))
-  with pytest.raises(DataError, match='frame 1 of x: cannot be decoded'):
-    clips.decode_frames([good, data], lambda i: f'frame {i} of x')
-
-
-def test_truncated_jpeg():
-  good = simplejpeg.encode_jpeg(random_frame(64, 64))
-  with pytest.raises(DataError, match='0: cannot be decoded'):
-    clips.decode_frames([good[: len(good) // 2]])
-
-
-def test_frames_of_two_sizes():
-  encoded = [simplejpeg.encode_jpeg(random_frame(16, size)) for size in (16, 24)]
-  with pytest.raises(DataError, match="1: is 16x24 px, the clip's first frame 16x16"):
-    clips.decode_frames(encoded)
+def test_bad_clip_config(change, message):
+  with pytest.raises(ConfigError, match=message):
+    dataclasses.replace(CLIP, **change)

@@ -1,4 +1,5 @@
 import gzip
+import re
 import zlib
 
 import numpy as np
@@ -124,9 +125,11 @@ def test_unknown_split(tiny_dir):
   ],
 )
 def test_wrong_labels(tmp_path, labels, message):
-  made = write(tmp_path, [example(), example('bad', labels)])
-  with pytest.raises(DataError, match=f'{SHARD}, record 1 at byte .*{message}'):
-    index.build(tmp_path, made, 'train')
+  made = write(tmp_path, [example(), example('bad', labels), example('good')])
+  built = index.build(tmp_path, made, 'train')
+  assert [built.key(row) for row in range(len(built))] == ['k', 'good']
+  (defect,) = built.defects
+  assert re.search(f'{SHARD}, record 1 at byte .*{message}', defect)
 
 
 def test_multi_label_group_may_have_none_or_several(tmp_path):
@@ -178,8 +181,21 @@ def test_empty_frame_list_and_empty_frame(tmp_path):
 
 def test_record_that_is_no_message(tmp_path):
   made = write(tmp_path, [example(), b'\xff\xff\xff'])
-  with pytest.raises(DataError, match=f'{SHARD}, record 1 at byte .*: not a SequenceExample'):
+  (defect,) = index.build(tmp_path, made, 'train').defects
+  assert re.search(f'{SHARD}, record 1 at byte .*: not a SequenceExample', defect)
+
+
+def test_nothing_can_be_used(tmp_path):
+  made = write(tmp_path, [example(labels=[9]), example(labels=[8])])
+  with pytest.raises(DataError, match=r'no record can be used; the first of 2: .*holds \[9\]'):
     index.build(tmp_path, made, 'train')
+
+
+def test_frame_rates(tmp_path):
+  unknown = tf.train.SequenceExample.FromString(example('unknown'))
+  del unknown.context.feature['image/frame_rate']
+  made = write(tmp_path, [example(), unknown.SerializeToString()])
+  assert index.build(tmp_path, made, 'train').frame_rate.tolist() == [1.0, 0.0]
 
 
 def test_gzip_shard(tmp_path):

@@ -1,0 +1,486 @@
+"""Videos -> batches of clips, as numpy arrays on the host.
+
+A training batch is a pure function of (seed, step): stream position p is rank p % N of the
+permutation of (seed, epoch p // N), and its augmentation follows (seed, epoch, row). So resuming
+needs one integer, and the number of threads, worker processes and hosts changes nothing.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from datasets import clips
+from datasets import flips as flips_lib
+from datasets.clip_config import ClipConfig, require
+from datasets.color import ColorJitterConfig
+from datasets.dataset import VideoDataset
+from errors import DataError
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+Batch = dict[str, Any]
+"""`inputs`, `label` {task: array}, `batch_mask` and `row`, all with a leading batch axis."""
+
+# First words of the random streams: SeedSequence pads with zeros, so (seed, epoch) and
+# (seed, epoch, row 0) would otherwise be one stream.
+_ORDER_STREAM, _CLIP_STREAM = 1, 2
+
+_ENDLESS = 1 << 62
+
+PADDING_ROW = -1
+"""`row` of padding. A record that cannot be read has -2 - row, see `unreadable_row`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+  """How batches are made; nothing here changes what they hold.
+
+  Attributes:
+    num_threads: reading threads, of this process or of each worker; 0 reads in the caller's.
+    num_processes: worker processes, each making whole batches; 0: none.
+    prefetch: batches to keep ready, of this process or of each worker.
+  """
+
+  num_threads: int = 8
+  num_processes: int = 0
+  prefetch: int = 2
+
+  def __post_init__(self) -> None:
+    """Raises ConfigError on negative numbers."""
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      require(value >= 0, field.name, 'at least 0', value)
+
+
+class Examples(Protocol):
+  """What a stream is made of: local position -> one or several examples that follow each other."""
+
+  @property
+  def per_group(self) -> int:
+    """Examples at each position."""
+
+  def __call__(self, position: int) -> Sequence[Batch]:
+    """The examples at a position of this host's stream."""
+
+
+class Batches:
+  """Iterator over batches made by grain's threads or processes; `close` (or leaving `with`) ends
+  them.
+
+  `batch_at(step)` makes any step's batch directly. `step` is the number of the next batch, all that
+  has to be stored to resume; `num_steps` counts the batches of a pass, None for endless training.
+  `skipped` maps the rows that could not be read to the reason. The end, or an error (raised by
+  `next`), closes the iterator.
+  """
+
+  def __init__(
+    self,
+    examples: Examples,
+    *,
+    local_batch: int,
+    start_step: int,
+    num_steps: int | None,
+    loading: Loading,
+    max_bad_records: int,
+  ):
+    """Wraps `examples`; a step holds the next local_batch / per_group positions.
+
+    Raises:
+      ConfigError: an epoch's groups do not divide among the batches.
+    """
+    per_group = examples.per_group
+    divides = local_batch % per_group == 0
+    require(
+      divides, 'batch_size of each process', f'a multiple of {per_group} repeats', local_batch
+    )
+    self._positions = local_batch // per_group
+    self._examples = examples
+    self._max_bad_records = max_bad_records
+    self.num_steps = num_steps
+    self.step = start_step
+    self.skipped: dict[int, str] = {}
+    # OpenCV's own thread pool would compete with the reader's threads.
+    cv2.setNumThreads(1)
+    self._iterator = iter(self._pipeline(loading))
+    self._closed = False
+
+  def _pipeline(self, loading: Loading) -> Any:
+    steps = _ENDLESS if self.num_steps is None else self.num_steps - self.step
+    if loading.num_processes:
+      if not flags.FLAGS.is_parsed():  # In a notebook; grain's workers read a flag of their own.
+        flags.FLAGS.mark_as_parsed()
+      made = _BatchAt(self._examples, self._positions, loading.num_threads)
+      whole = _Source(made, self.step, steps)
+      read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+      workers = grain.MultiprocessingOptions(loading.num_processes, max(loading.prefetch, 1))
+      source = grain.MapDataset.source(whole).to_iter_dataset(read)
+      return source.mp_prefetch(workers, worker_init_fn=_prepare_worker)
+    length = min(steps * self._positions, _ENDLESS)
+    source = _Source(self._examples, self.step * self._positions, length)
+    # Enough examples in flight for the next batches, and for every thread to have one.
+    buffer = max(loading.prefetch * self._positions, loading.num_threads)
+    read = grain.ReadOptions(num_threads=loading.num_threads, prefetch_buffer_size=buffer)
+    return (
+      grain.MapDataset.source(source).to_iter_dataset(read).batch(self._positions, batch_fn=_join)
+    )
+
+  def __iter__(self) -> Self:
+    return self
+
+  def __next__(self) -> Batch:
+    if self._closed:
+      raise StopIteration
+    try:
+      batch = self._checked(next(self._iterator))
+    except BaseException:
+      self.close()
+      raise
+    self.step += 1
+    return batch
+
+  def batch_at(self, step: int) -> Batch:
+    """The batch of a step, made here and now, without moving the iterator."""
+    return self._checked(_BatchAt(self._examples, self._positions, num_threads=0)(step))
+
+  def _checked(self, batch: Batch) -> Batch:
+    """Takes the skipped records out of a batch, logs the new ones and keeps to the budget."""
+    for row, reason in json.loads(batch.pop('skipped')):
+      if row not in self.skipped:
+        self.skipped[row] = reason
+        logging.getLogger(__name__).warning(
+          'record left out (%d of at most %d): %s', len(self.skipped), self._max_bad_records, reason
+        )
+    if len(self.skipped) > self._max_bad_records:
+      raise DataError(too_many(tuple(self.skipped.values()), self._max_bad_records))
+    return batch
+
+  def close(self) -> None:
+    """Stops threads and processes; they end with what they are working on."""
+    self._closed = True
+    self._iterator.close()
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+  ) -> None:
+    self.close()
+
+
+def too_many(reasons: Sequence[str], limit: int) -> str:
+  """The message for more unreadable records than allowed."""
+  if not limit:
+    return reasons[0]
+  listed = '\n  '.join(reasons[:10])
+  return (
+    f'{len(reasons)} records cannot be used, more than max_bad_records={limit} allows:\n  {listed}\n'
+    '`python -m tools.browse --data=DIR --check` lists every defect. Write the records again, or '
+    'raise max_bad_records.'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """The random-access view of a stream that grain reads."""
+
+  item_at: Callable[[int], Any]
+  first: int
+  length: int
+
+  def __len__(self) -> int:
+    return self.length
+
+  def __getitem__(self, position: int) -> Any:
+    return self.item_at(self.first + position)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchAt:
+  """step -> batch."""
+
+  examples: Examples
+  positions: int
+  num_threads: int
+
+  def __call__(self, step: int) -> Batch:
+    positions = range(step * self.positions, (step + 1) * self.positions)
+    run = _threads(self.num_threads).map if self.num_threads > 1 else map
+    return _join(list(run(self.examples, positions)))
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
+  """The threads of a worker process, which serve it until its end."""
+  return concurrent.futures.ThreadPoolExecutor(count, 'reader')
+
+
+def _prepare_worker(index: int, count: int) -> None:
+  del index, count
+  cv2.setNumThreads(1)
+
+
+def _join(groups: Sequence[Sequence[Batch]]) -> Batch:
+  """One batch of the examples of all groups."""
+  examples = [example for group in groups for example in group]
+  skipped = [entry for example in examples for entry in example.pop('skipped')]
+  return {**_stack(examples), 'skipped': json.dumps(skipped)}
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+  """Stacks nested dicts of arrays along a new first axis."""
+  first = examples[0]
+  return {
+    name: _stack([example[name] for example in examples])
+    if isinstance(first[name], dict)
+    else np.stack([example[name] for example in examples])
+    for name in first
+  }
+
+
+def train_batches(
+  dataset: VideoDataset,
+  clip: ClipConfig,
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  process_index: int = 0,
+  process_count: int = 1,
+  color_jitter: ColorJitterConfig | None = None,
+  max_bad_records: int = 0,
+  loading: Loading = Loading(),
+) -> Batches:
+  """Endless training batches; step s holds stream positions [s*B, (s+1)*B), epochs run on.
+
+  Each host gets its contiguous slice of B / process_count examples: `inputs` uint8 [B,T,H,W,3] RGB,
+  `label` {task: int32 [B] or float32 [B,K]}, `batch_mask` float32 [B] of ones, `row` int64 [B]. With
+  `clip.repeats` r, a position gives r clips of one video, and an epoch has r N clips.
+
+  Args:
+    dataset: where to read.
+    clip: what to cut.
+    batch_size: global batch size B in clips, over all processes.
+    seed: non-negative; orders the epochs and draws the augmentation.
+    start_step: first step to make.
+    process_index: this host.
+    process_count: number of hosts.
+    color_jitter: colour distortion on the host, or None.
+    max_bad_records: records of this host's part that may turn out unreadable; the next one in the
+      epoch's order takes the place of each.
+    loading: threads, processes and prefetching.
+
+  Raises:
+    ConfigError: a number out of range, a batch that does not divide among the processes, or a flip
+      that would make labels wrong.
+  """
+  local_batch = _local_batch(batch_size, process_index, process_count)
+  require(seed >= 0, 'seed', 'at least 0', seed)
+  require(start_step >= 0, 'start_step', 'at least 0', start_step)
+  examples = _TrainExamples(
+    dataset=dataset,
+    clip=clip,
+    color_jitter=color_jitter,
+    swaps=flips_lib.label_permutations(dataset, clip),
+    seed=seed,
+    local_groups=local_batch // clip.repeats,
+    process_index=process_index,
+    process_count=process_count,
+    max_bad_records=max_bad_records,
+  )
+  return Batches(
+    examples,
+    local_batch=local_batch,
+    start_step=start_step,
+    num_steps=None,
+    loading=loading,
+    max_bad_records=max_bad_records,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainExamples:
+  """Position of this host's stream -> `clip.repeats` clips of one video."""
+
+  dataset: VideoDataset
+  clip: ClipConfig
+  color_jitter: ColorJitterConfig | None
+  swaps: Mapping[str, _Array]
+  seed: int
+  local_groups: int
+  process_index: int
+  process_count: int
+  max_bad_records: int
+
+  @property
+  def per_group(self) -> int:
+    return self.clip.repeats
+
+  def __call__(self, position: int) -> Sequence[Batch]:
+    step, i = divmod(position, self.local_groups)
+    whole = self.local_groups * (step * self.process_count + self.process_index) + i
+    epoch, rank = divmod(whole, len(self.dataset))
+    order = _order(self.seed, epoch, len(self.dataset))
+    skipped: list[tuple[int, str]] = []
+    while True:
+      # A record that cannot be read is replaced by the one that follows it in this epoch.
+      row = int(order[(rank + len(skipped)) % len(order)])
+      try:
+        made = self._clips(epoch, row, len(skipped))
+      except DataError as error:
+        skipped.append((row, str(error)))
+        if len(skipped) > min(self.max_bad_records, len(order) - 1):
+          raise DataError(too_many([why for _, why in skipped], self.max_bad_records)) from error
+        continue
+      examples = [self._example(row, clip) for clip in made]
+      examples[0]['skipped'] = skipped
+      return examples
+
+  def _clips(self, epoch: int, row: int, attempt: int) -> list[clips.Clip]:
+    rngs = [
+      _rng(_CLIP_STREAM, self.seed, epoch, row, copy, attempt) for copy in range(self.per_group)
+    ]
+    return clips.train_clips(self.dataset, self.clip, row, rngs, self.color_jitter)
+
+  def _example(self, row: int, clip: clips.Clip) -> Batch:
+    labels = self.dataset.labels(row)
+    if clip.window.flip:
+      labels = flips_lib.swap_labels(labels, self.swaps)
+    return _example(clip.pixels, labels, row)
+
+
+def eval_batches(
+  dataset: VideoDataset,
+  clip: ClipConfig,
+  *,
+  batch_size: int,
+  temporal_views: int = 1,
+  spatial_views: int = 1,
+  process_index: int = 0,
+  process_count: int = 1,
+  max_bad_records: int = 0,
+  loading: Loading = Loading(),
+) -> Batches:
+  """One pass over every example, in index order, without randomness.
+
+  As `train_batches`, but `inputs` is uint8 [B,V,T,H,W,3]: V = spatial_views * temporal_views,
+  crop-major (view v is crop v // temporal_views at time v % temporal_views). All hosts make
+  ceil(N / B) batches; padding has `batch_mask` 0, `row` -1 and zero inputs and labels. So has an
+  example that cannot be read, but for its `row`, -2 - row: nothing takes its place.
+
+  Raises:
+    ConfigError: a number out of range, or a batch that does not divide among the processes.
+  """
+  local_batch = _local_batch(batch_size, process_index, process_count)
+  check_views(clip, temporal_views, spatial_views)
+  examples = _EvalExamples(
+    dataset=dataset,
+    clip=clip,
+    temporal_views=temporal_views,
+    spatial_views=spatial_views,
+    local_batch=local_batch,
+    first=process_index * local_batch,
+    batch_size=batch_size,
+  )
+  return Batches(
+    examples,
+    local_batch=local_batch,
+    start_step=0,
+    num_steps=-(-len(dataset) // batch_size),
+    loading=loading,
+    max_bad_records=max_bad_records,
+  )
+
+
+def check_views(clip: ClipConfig, temporal_views: int, spatial_views: int) -> None:
+  """Raises ConfigError unless the views fit the clip's sampling and geometry."""
+  require(temporal_views >= 1, 'temporal_views', 'at least 1', temporal_views)
+  require(spatial_views in (1, 3), 'spatial_views', '1 or 3', spatial_views)
+  if clip.sampling == 'uniform':
+    problem = "1 with sampling='uniform', whose clip is the whole video"
+    require(temporal_views == 1, 'temporal_views', problem, temporal_views)
+  if clip.fit == 'pad':
+    problem = "1 with fit='pad', which shows the whole frame"
+    require(spatial_views == 1, 'spatial_views', problem, spatial_views)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalExamples:
+  """Position of this host's pass -> all views of one video."""
+
+  dataset: VideoDataset
+  clip: ClipConfig
+  temporal_views: int
+  spatial_views: int
+  local_batch: int
+  first: int
+  batch_size: int
+
+  @property
+  def per_group(self) -> int:
+    return 1
+
+  def __call__(self, position: int) -> Sequence[Batch]:
+    step, i = divmod(position, self.local_batch)
+    row = step * self.batch_size + self.first + i
+    if row >= len(self.dataset):
+      return [self._empty(PADDING_ROW)]
+    try:
+      views = clips.view_clips(
+        self.dataset, self.clip, row, self.temporal_views, self.spatial_views
+      )
+    except DataError as error:
+      return [{**self._empty(unreadable_row(row)), 'skipped': [(row, str(error))]}]
+    return [_example(views, self.dataset.labels(row), row)]
+
+  def _empty(self, row: int) -> Batch:
+    views = self.temporal_views * self.spatial_views
+    crop = self.clip.crop
+    pixels = np.zeros((views, self.clip.frames, crop, crop, 3), np.uint8)
+    return _example(pixels, self.dataset.empty_labels(), row)
+
+
+def unreadable_row(row: Any) -> Any:
+  """What stands in `row` (a number or an array) for a record that cannot be read, and back."""
+  return -2 - row
+
+
+def _local_batch(batch_size: int, process_index: int, process_count: int) -> int:
+  require(process_count >= 1, 'process_count', 'at least 1', process_count)
+  in_range = 0 <= process_index < process_count
+  require(in_range, 'process_index', f'in [0, {process_count - 1}]', process_index)
+  divides = batch_size >= 1 and batch_size % process_count == 0
+  require(divides, 'batch_size', f'a positive multiple of {process_count} processes', batch_size)
+  return batch_size // process_count
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, size: int) -> _Array:
+  """Permutation of an epoch, int64 [size]."""
+  return _rng(_ORDER_STREAM, seed, epoch).permutation(size)
+
+
+def _rng(*words: int) -> np.random.Generator:
+  return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def _example(inputs: _Array, label: Mapping[str, _Array], row: int) -> Batch:
+  return {
+    'inputs': inputs,
+    'label': dict(label),
+    'batch_mask': np.float32(row >= 0),
+    'row': np.int64(row),
+    'skipped': [],
+  }

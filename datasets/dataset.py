@@ -1,0 +1,110 @@
+"""A split of a dataset: labels in memory, frames on demand, whatever they are stored in."""
+
+import abc
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from datasets.manifest import TaskLabels
+from errors import DataError
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class VideoDataset(abc.ABC):
+  """A split: videos in a fixed order, each with a key, labels and frames. Safe for threads.
+
+  Attributes:
+    where: the dataset's place, for messages.
+    split: the split's name.
+    split_sizes: split -> number of examples, of all splits there are.
+    fingerprint: hash of what the dataset is made of; equal contents at another place have the same.
+    num_frames: frames of each video, int64 [N].
+    frame_rate: frames per second of each video, float32 [N]; 0 where unknown.
+    defects: what is wrong with each record of the split that was left out when it was indexed.
+  """
+
+  where: str
+  split: str
+  split_sizes: Mapping[str, int]
+  fingerprint: str
+  num_frames: _Array
+  frame_rate: _Array
+  defects: tuple[str, ...]
+
+  def __init__(self, groups: Mapping[str, TaskLabels], tasks: Mapping[str, str]):
+    """Sets the tasks' label groups.
+
+    Args:
+      groups: label groups of the dataset.
+      tasks: task name (a key of a batch's `label`) -> label group.
+
+    Raises:
+      DataError: a group does not exist.
+    """
+    self._tasks: dict[str, TaskLabels] = {}
+    for task, group in tasks.items():
+      if group not in groups:
+        raise DataError(
+          f'{self.where}: task {task!r} names the label group {group!r}; there are {sorted(groups)}.'
+        )
+      self._tasks[task] = groups[group]
+
+  def __len__(self) -> int:
+    return len(self.num_frames)
+
+  @abc.abstractmethod
+  def key(self, row: int) -> str:
+    """Name of a video, unique in its split."""
+
+  @abc.abstractmethod
+  def stored_labels(self, row: int) -> _Array:
+    """Labels of a video as indices over all groups, int32 [labels]."""
+
+  @abc.abstractmethod
+  def frames(self, row: int, indices: _Array) -> Iterator[_Array]:
+    """Yields the given distinct, ascending frames of a video, RGB uint8 [H, W, 3].
+
+    All have one size. A frame may be overwritten when the next one is asked for.
+
+    Raises:
+      DataError: a frame cannot be read; the message says where it lies.
+    """
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    """Task names, as given."""
+    return tuple(self._tasks)
+
+  def class_names(self, task: str) -> tuple[str, ...]:
+    """Class names of a task; their order is the task's label space."""
+    return self._tasks[task].classes
+
+  def num_classes(self, task: str) -> int:
+    """Number of classes of a task."""
+    return self._tasks[task].num_classes
+
+  def multi_label(self, task: str) -> bool:
+    """Whether the task's labels are multi-hot vectors rather than class numbers."""
+    return self._tasks[task].multi_label
+
+  def labels(self, row: int) -> dict[str, _Array]:
+    """Labels of a video per task: int32 [], or float32 multi-hot [K] for a multi-label group."""
+    stored = self.stored_labels(row)
+    result = self.empty_labels()
+    for task, group in self._tasks.items():
+      own = stored - group.offset
+      own = own[(own >= 0) & (own < group.num_classes)]
+      if group.multi_label:
+        result[task][own] = 1
+      else:
+        result[task][...] = own[0]
+    return result
+
+  def empty_labels(self) -> dict[str, _Array]:
+    """Zeros of the shapes of `labels`, for padding."""
+    return {
+      task: np.zeros(group.num_classes, np.float32) if group.multi_label else np.zeros((), np.int32)
+      for task, group in self._tasks.items()
+    }

@@ -1,0 +1,75 @@
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+import tensorflow as tf
+
+from datasets.record_dataset import RecordDataset, decode_frames
+from errors import DataError
+
+TASKS = {'verbs': 'verb', 'marks': 'tags'}
+
+
+def random_frame(height, width, seed=0):
+  """A smooth random picture, uint8 [H, W, 3]."""
+  coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+  return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def decoded(*encoded):
+  return [frame.copy() for frame in decode_frames(encoded)]
+
+
+def test_decode_jpeg_png_and_grey():
+  frame = random_frame(32, 40)
+  jpeg = simplejpeg.encode_jpeg(frame, quality=90, colorsubsampling='420')
+  png = cv2.imencode('.png', frame[:, :, ::-1])[1].tobytes()
+  grey = simplejpeg.encode_jpeg(frame[:, :, :1].copy(), colorspace='GRAY', quality=100)
+  found = decoded(jpeg, png, grey, jpeg)
+  np.testing.assert_array_equal(found[0], tf.io.decode_jpeg(jpeg).numpy())
+  np.testing.assert_array_equal(found[1], frame)
+  assert found[2].shape == frame.shape
+  np.testing.assert_array_equal(found[2][..., 0], found[2][..., 2])
+  np.testing.assert_array_equal(found[3], found[0])
+
+
+@pytest.mark.parametrize('data', [b'', b'garbage', b'\xff\xd8 garbage', b'\x89PNG\r\n\x1a\n'])
+def test_undecodable_frames(data):
+  good = simplejpeg.encode_jpeg(random_frame(16, 16))
+  with pytest.raises(DataError, match='frame 1 of x: cannot be decoded'):
+    list(decode_frames([good, data], lambda i: f'frame {i} of x'))
+
+
+def test_truncated_jpeg():
+  good = simplejpeg.encode_jpeg(random_frame(64, 64))
+  with pytest.raises(DataError, match='0: cannot be decoded'):
+    list(decode_frames([good[: len(good) // 2]]))
+
+
+@pytest.mark.parametrize('sizes', [(16, 24), (24, 16)])
+def test_frames_of_two_sizes(sizes):
+  encoded = [simplejpeg.encode_jpeg(random_frame(16, size)) for size in sizes]
+  message = f"1: is 16x{sizes[1]} px, the clip's first frame 16x{sizes[0]}"
+  with pytest.raises(DataError, match=message):
+    list(decode_frames(encoded))
+
+
+def test_facts(tiny_source):
+  dataset = RecordDataset(tiny_source, 'train', TASKS)
+  assert len(dataset) == 10
+  assert dataset.split_sizes == {'train': 10, 'test': 7}
+  assert dataset.fingerprint == dataset.manifest.sha256
+  assert dataset.frame_rate.tolist() == [25.0] * 10
+  assert dataset.defects == ()
+
+
+def test_travels_to_a_worker_as_its_arguments(tiny_source):
+  dataset = RecordDataset(tiny_source, 'train', TASKS)
+  packed = pickle.dumps(dataset)
+  assert len(packed) < 1000
+  copy = pickle.loads(packed)
+  indices = np.array([1, 3])
+  for frame, other in zip(dataset.frames(2, indices), copy.frames(2, indices), strict=True):
+    np.testing.assert_array_equal(frame, other)
