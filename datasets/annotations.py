@@ -14,9 +14,8 @@ import os
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from errors import DataError
 
@@ -314,7 +313,7 @@ def collect(
     key_is_identity: tell clips apart by their keys; otherwise by path, start and end.
 
   Raises:
-    DataError: no entry can be used.
+    DataError: no entry can be used, or none has a label in some group.
   """
   checker = _Checker(groups, key_is_identity)
   rows: list[Row] = []
@@ -334,6 +333,9 @@ def collect(
     )
     for name, group in groups.items()
   }
+  empty = [name for name, group in complete.items() if not group.classes]
+  if empty:
+    raise DataError(f'{source}: no row has a label in the groups {empty}.')
   return Annotations(complete, tuple(rows), tuple(rejected))
 
 
@@ -364,10 +366,12 @@ class _Checker:
       raise _Mistake(f'end ({end:g} s) is not after start ({start or 0:g} s)')
     labels = {name: self._labels(name, entry.labels[name]) for name in self._groups}
     key = entry.key or _key(path, start, end)
-    if not self._key_is_identity:
-      clip = (path, start or 0.0, end)
-      _once(self._clips, clip, entry.number, 'path, start and end')
-    _once(self._keys, key, entry.number, f'key {key!r}')
+    clip = (path, start or 0.0, end)
+    if clip in self._clips and not self._key_is_identity:
+      raise _Mistake(f'same path, start and end as row {self._clips[clip]}')
+    if key in self._keys:
+      raise _Mistake(f'same key {key!r} as row {self._keys[key]}')
+    self._clips[clip] = self._keys[key] = entry.number
     return Row(entry.number, path, labels, key, start, end, entry.split)
 
   def _labels(self, group: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -384,12 +388,6 @@ class _Checker:
     close = difflib.get_close_matches(name, self._known[group], n=1)
     hint = f'; nearest: {close[0]!r}' if close else ''
     return f'{name!r} is not among the {len(self._known[group])} classes of {group!r}{hint}'
-
-
-def _once(seen: dict[Any, int], value: Hashable, number: int, what: str) -> None:
-  if value in seen:
-    raise _Mistake(f'same {what} as row {seen[value]}')
-  seen[value] = number
 
 
 _CLOCK = re.compile(r'(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d*)?)')
