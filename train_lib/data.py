@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import batches as batches_lib
-from datasets import benchmarks, manifest
+from datasets import catalogue, manifest
 from datasets.batches import Batches, Loading
 from datasets.dataset import VideoDataset
 from datasets.sources import open_dataset
@@ -67,11 +67,11 @@ def facts_or_nominal(experiment: Experiment) -> DataFacts:
   _, config = experiment.dataset
   if (Path(config.dir) / manifest.FILE_NAME).exists() or not config.benchmark:
     return facts_of(experiment, open_split(experiment, config.train_split))
-  if config.benchmark not in benchmarks.BENCHMARKS:
+  if config.benchmark not in catalogue.DATASETS:
     raise ConfigError(
-      f'`benchmark` {config.benchmark!r} is unknown; known: {sorted(benchmarks.BENCHMARKS)}.'
+      f'`benchmark` {config.benchmark!r} is unknown; known: {sorted(catalogue.DATASETS)}.'
     )
-  benchmark = benchmarks.BENCHMARKS[config.benchmark]
+  benchmark = catalogue.DATASETS[config.benchmark]
   names = {}
   for task, task_config in experiment.tasks.items():
     if task_config.labels not in benchmark.tasks:

@@ -24,7 +24,7 @@ class DatasetConfig:
   Attributes:
     dir: Folder with `manifest.json` and the shards.
     clip: Frames, stride, size and geometric augmentation.
-    benchmark: Name in `datasets.benchmarks`, whose nominal class counts `tools.summary` and
+    benchmark: Name in `datasets.catalogue`, whose nominal class counts `tools.summary` and
       `--mode=init` use while no data is there. Empty: none.
     train_split: Split to train on.
     eval_split: Split to evaluate on.

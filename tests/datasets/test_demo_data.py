@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from datasets import benchmarks, demo, index, manifest
+from datasets import demo, index, manifest
 from datasets.reader import ClipConfig, VideoDataset, eval_batches
 from errors import DataError
 
@@ -155,17 +155,3 @@ def test_tool(demo_data_dir):
   assert 'DataError: ' in refused.stderr
   assert 'Traceback' not in refused.stderr
   assert 'python -m tools.make_demo_data --out=data/demo' in run_tool('--help').stdout
-
-
-def test_benchmarks():
-  assert benchmarks.BENCHMARKS['epic_kitchens'].tasks == {'verb': 97, 'noun': 300}
-  classes = {name: sum(b.tasks.values()) for name, b in benchmarks.BENCHMARKS.items()}
-  assert classes == {
-    'kinetics400': 400,
-    'kinetics600': 600,
-    'moments_in_time': 339,
-    'epic_kitchens': 397,
-    'ssv2': 174,
-    'demo': len(demo.CLASSES),
-  }
-  assert all(b.train_examples >= 1600 and b.source for b in benchmarks.BENCHMARKS.values())

@@ -1,0 +1,275 @@
+"""Makes manifest.json for TFRecords that others wrote in DMVR's layout; the shards stay as they are.
+
+  python -m tools.make_manifest --data=DIR '--split=train=train-*' '--split=test=test-*' \\
+      --classes=classes.txt
+  python -m tools.make_manifest --data=DIR '--split=train=*.tfrecord' \\
+      --classes=verb=verbs.txt --classes=noun=nouns.txt
+
+A class file has one name a line, in label order. Without --classes the names are taken from the
+records (`clip/label/text`). Several groups stand one after the other in `clip/label/index`.
+"""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import simplejpeg
+from absl import flags
+from rich.console import Console
+from rich.progress import Progress
+
+from datasets import annotations, manifest, records
+from errors import ConfigError, DataError
+from tools import command
+
+# Several tools may be loaded by one process, in tests: each one's own flag counts.
+_DATA = flags.DEFINE_string('data', None, 'Directory of the shards.', allow_override=True)
+_SPLIT = flags.DEFINE_multi_string(
+  'split', [], 'NAME=PATTERN of file names in the directory; repeat.', allow_override=True
+)
+_CLASSES = flags.DEFINE_multi_string(
+  'classes', [], 'FILE of class names, or GROUP=FILE for each group.', allow_override=True
+)
+_MULTI_LABEL = flags.DEFINE_multi_string(
+  'multi_label', [], 'Group in which a clip has any number of labels.', allow_override=True
+)
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Replace a manifest that is there.', allow_override=True
+)
+
+
+def make(
+  data: str | os.PathLike[str],
+  splits: Mapping[str, Sequence[str]],
+  classes: Mapping[str, Sequence[str]] | None = None,
+  *,
+  multi_label: Sequence[str] = (),
+  overwrite: bool = False,
+) -> manifest.Manifest:
+  """Counts and checks the shards and writes their manifest.
+
+  Args:
+    data: directory of the shards.
+    splits: split -> patterns of file names in it.
+    classes: label group -> class names in label order; None: the names in the records, one group.
+    multi_label: groups in which a clip has any number of labels.
+    overwrite: replace a manifest that is there.
+
+  Raises:
+    DataError: a manifest is there already, a pattern finds nothing, shards of another layout or
+      damaged ones, or class names in the records that contradict each other. Nothing is written.
+  """
+  path = Path(data) / manifest.FILE_NAME
+  if path.exists() and not overwrite:
+    raise DataError(f'{path}: is there already. Add --overwrite to replace it.')
+  shards = {name: _find(data, name, patterns) for name, patterns in splits.items()}
+  files = [file for names in shards.values() for file in names]
+  twice = sorted({file for file in files if files.count(file) > 1})
+  if twice:
+    raise DataError(f'{data}: {twice[:3]} are matched twice; a record belongs to one split.')
+  groups = dict(classes) if classes else {annotations.GROUP: ()}
+  unknown = sorted(set(multi_label) - set(groups))
+  if unknown:
+    raise DataError(f'--multi_label={unknown[0]}: there is no such group; known: {list(groups)}.')
+  names = None if classes else _ClassNames(annotations.GROUP in multi_label)
+  described = _describe(Path(data), shards, names)
+  if names:
+    groups = {annotations.GROUP: names.in_order()}
+  source = {
+    'made_by': 'tools.make_manifest',
+    'splits': {name: list(patterns) for name, patterns in splits.items()},
+    'class_names': 'files' if classes else 'records',
+  }
+  tasks = {name: (list(group), name in multi_label) for name, group in groups.items()}
+  made = manifest.create(described, tasks, source)
+  manifest.write(data, made)
+  return made
+
+
+def _find(data: str | os.PathLike[str], split: str, patterns: Sequence[str]) -> list[str]:
+  """Names of the shards of a split, sorted."""
+  if not os.path.isdir(data):
+    raise DataError(f'{data}: no such directory.')
+  own = ('.index.npz', manifest.FILE_NAME)  # What may lie beside shards and is none.
+  found = sorted(
+    name
+    for pattern in patterns
+    for name in glob.glob(pattern, root_dir=data)
+    if not name.endswith(own)
+  )
+  if not found:
+    there = sorted(name for name in os.listdir(data) if not name.startswith('.'))
+    raise DataError(
+      f'{data}: no file matches {" or ".join(patterns)} of split {split!r}; it holds '
+      f'{there[:5]}{" ..." if len(there) > 5 else ""}.'
+    )
+  return found
+
+
+def _describe(
+  data: Path, shards: Mapping[str, Sequence[str]], names: '_ClassNames | None'
+) -> list[manifest.Split]:
+  """Reads every shard once, with a progress bar over their bytes."""
+  sizes = {name: (data / name).stat().st_size for files in shards.values() for name in files}
+  described = []
+  with Progress(console=Console(stderr=True), transient=True) as bar:
+    task = bar.add_task('counting records', total=sum(sizes.values()))
+    for split, files in shards.items():
+      found = []
+      for name in files:
+        count = 0
+        for length in _checked_records(data / name, names):
+          bar.update(task, advance=length)
+          count += 1
+        found.append(manifest.Shard(name, sizes[name], count))
+      described.append(manifest.Split(split, tuple(found)))
+  return described
+
+
+def _checked_records(path: Path, names: '_ClassNames | None') -> Iterator[int]:
+  """Yields the bytes of each record; checks the first one, and labels if names are wanted."""
+  for number, (offset, payload) in enumerate(records.read_records(path)):
+    if number == 0:
+      check_layout(path, payload)
+    if names:
+      names.add(
+        records.parse_sequence_example(payload), f'{path}, record {number} at byte {offset}'
+      )
+    yield len(payload)
+
+
+def check_layout(path: str | os.PathLike[str], payload: bytes) -> None:
+  """Raises a DataError with the keys found and wanted unless a record is of DMVR's layout."""
+  wanted = (
+    f'feature list {records.FRAMES!r} of JPEGs, context {records.LABEL_INDEX!r} (integers) and '
+    f'{records.KEY!r} or {records.KEY_FALLBACK!r}'
+  )
+  try:
+    example = records.parse_sequence_example(payload)
+  except DataError as error:
+    raise DataError(f'{path}: not a SequenceExample ({error}). Wanted: {wanted}.') from error
+  found = f'found context {sorted(example.context)}, feature lists {sorted(example.list_names)}'
+  labels = example.context.get(records.LABEL_INDEX)
+  missing = [
+    name
+    for name, there in (
+      (records.FRAMES, example.frames),
+      (records.LABEL_INDEX, labels is not None and all(isinstance(x, int) for x in labels)),
+      (records.KEY, example.key is not None),
+    )
+    if not there
+  ]
+  if missing:
+    raise DataError(
+      f'{path}: not of the DMVR / MediaSequence layout: no usable {missing}; {found}; wanted {wanted}.'
+    )
+  start, length = example.frames[0]
+  if payload[start : start + min(length, 2)] != b'\xff\xd8':
+    raise DataError(f'{path}: the frames in {records.FRAMES!r} are no JPEGs. Encode them as JPEG.')
+
+
+class _ClassNames:
+  """Class names by index, gathered from records."""
+
+  def __init__(self, multi_label: bool):
+    self._multi_label = multi_label
+    self._names: dict[int, str] = {}
+
+  def add(self, example: records.ParsedExample, where: str) -> None:
+    """Takes the names of a record, or raises a DataError if they do not fit the others."""
+    indices = example.context.get(records.LABEL_INDEX, [])
+    texts = example.context.get(records.LABEL_TEXT, [])
+    if len(indices) != len(texts) or not all(isinstance(text, bytes) for text in texts):
+      raise DataError(
+        f'{where}: {len(indices)} labels and {len(texts)} names in {records.LABEL_TEXT!r}, so class '
+        'names cannot be taken from the records. Give them with --classes=FILE.'
+      )
+    if len(indices) != 1 and not self._multi_label:
+      raise DataError(
+        f'{where}: {len(indices)} labels. Add --multi_label={annotations.GROUP}, or name every '
+        'label group with --classes=GROUP=FILE.'
+      )
+    for index, text in zip(indices, texts, strict=True):
+      name = self._names.setdefault(index, text.decode(errors='replace'))
+      if name != text.decode(errors='replace'):
+        raise DataError(
+          f'{where}: label {index} is called {text.decode(errors="replace")!r}, before {name!r}. '
+          'Give the class names with --classes=FILE.'
+        )
+
+  def in_order(self) -> tuple[str, ...]:
+    """The names from class 0 on, or a DataError when one is missing."""
+    highest = max(self._names, default=-1)
+    missing = [index for index in range(highest + 1) if index not in self._names]
+    if not self._names or missing or min(self._names) < 0:
+      raise DataError(
+        f'the records name classes up to {highest}, but none is called {missing[:5]}. '
+        'Give all class names with --classes=FILE.'
+      )
+    return tuple(self._names[index] for index in range(highest + 1))
+
+
+def summary(data: str | os.PathLike[str], made: manifest.Manifest) -> str:
+  """What a manifest says, for people, and what to do next."""
+  lines = [str(Path(data) / manifest.FILE_NAME)]
+  for split in made.splits.values():
+    size = sum(shard.bytes for shard in split.shards) / 1e9
+    lines.append(
+      f'  {split.name:<12} {split.examples:,} records in {len(split.shards)} shards, {size:.3g} GB'
+    )
+  for name, task in made.tasks.items():
+    kind = 'any number a clip' if task.multi_label else 'one a clip'
+    lines.append(
+      f'  {name:<12} {task.num_classes} classes, {kind}, from {made.source["class_names"]}'
+    )
+  first = next(iter(made.splits.values())).shards[0].name
+  _, payload = next(records.read_records(Path(data) / first))
+  frames = records.parse_sequence_example(payload).frames or ()
+  start, length = frames[0]
+  height, width, *_ = simplejpeg.decode_jpeg_header(payload[start : start + length])
+  lines.append(f'  first record {len(frames)} frames of {width} x {height}')
+  return '\n'.join([*lines, f'Next: python -m tools.browse --data={data}'])
+
+
+def pairs(values: Sequence[str], flag: str) -> dict[str, list[str]]:
+  """`NAME=VALUE` flags by name, in order.
+
+  Raises:
+    ConfigError: a value without a name.
+  """
+  found: dict[str, list[str]] = {}
+  for value in values:
+    name, equals, rest = value.partition('=')
+    if not (name and equals and rest):
+      raise ConfigError(f'--{flag}={value}: expected --{flag}=NAME=VALUE.')
+    found.setdefault(name, []).append(rest)
+  return found
+
+
+def class_files(values: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
+  """Class names from `--classes` values, `FILE` or `GROUP=FILE`; None without any."""
+  named = [value if '=' in value else f'{annotations.GROUP}={value}' for value in values]
+  files = pairs(named, 'classes')
+  several = [group for group, paths in files.items() if len(paths) > 1]
+  if several:
+    raise ConfigError(f'--classes: several files for group {several[0]!r}: {files[several[0]]}.')
+  return {group: annotations.read_classes(paths[0]) for group, paths in files.items()} or None
+
+
+def main() -> None:
+  """Writes the manifest and says what is in it."""
+  if not _DATA.value or not _SPLIT.value:
+    raise ConfigError('Needed: --data=DIR and at least one --split=NAME=PATTERN. See --help.')
+  made = make(
+    _DATA.value,
+    pairs(_SPLIT.value, 'split'),
+    class_files(_CLASSES.value),
+    multi_label=_MULTI_LABEL.value,
+    overwrite=_OVERWRITE.value,
+  )
+  print(summary(_DATA.value, made))
+
+
+if __name__ == '__main__':
+  command.run(main)
