@@ -16,6 +16,7 @@ from datasets.manifest import Shard, Split, temporary_path
 from errors import DataError
 
 FRAMES = 'image/encoded'
+TIMESTAMP = 'image/timestamp'
 LABEL_INDEX = 'clip/label/index'
 LABEL_TEXT = 'clip/label/text'
 KEY = 'clip/key'
@@ -51,6 +52,7 @@ def encode_example(
   start_microseconds: int = 0,
   end_microseconds: int | None = None,
   image_format: str = 'jpeg',
+  frame_microseconds: Sequence[int] = (),
 ) -> bytes:
   """Serialises one clip as a `tf.train.SequenceExample`.
 
@@ -65,6 +67,10 @@ def encode_example(
     start_microseconds: where the clip starts in its video.
     end_microseconds: where it ends; default: the start plus the frames' duration.
     image_format: value of `image/format`.
+    frame_microseconds: where each frame stands in its video; () leaves `image/timestamp` out.
+
+  Returns:
+    The same bytes for the same clip.
 
   Raises:
     DataError: no frames.
@@ -93,7 +99,11 @@ def encode_example(
   frame_list = example.feature_lists.feature_list[FRAMES]
   for frame in frames:
     frame_list.feature.add().bytes_list.value.append(frame)
-  return example.SerializeToString()
+  for timestamp in frame_microseconds:
+    times = example.feature_lists.feature_list[TIMESTAMP]
+    times.feature.add().int64_list.value.append(timestamp)
+  serialised: bytes = example.SerializeToString(deterministic=True)
+  return serialised
 
 
 def _set_values(feature: Any, values: Sequence[Any]) -> None:
@@ -174,6 +184,13 @@ class RecordWriter:
     traceback: TracebackType | None,
   ) -> None:
     self.abort()
+
+
+def write_shard(path: str | os.PathLike[str], examples: Iterable[bytes]) -> None:
+  """Writes serialised examples as one TFRecord file, under its own name from the beginning."""
+  with _tensorflow().io.TFRecordWriter(str(path)) as writer:
+    for example in examples:
+      writer.write(example)
 
 
 def write_split(
