@@ -153,7 +153,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny_config, build):
 
 
 def test_mixup_and_augmentation_run_inside_the_step(tiny_config, build):
-  tiny_config.augment.mixup.alpha = 0.5
+  tiny_config.augment.mix.mixup_alpha = 0.5
   tiny_config.augment.color_jitter.prob = 1.0
   tiny_config.augment.rand_augment = {'num_layers': 1, 'magnitude': 9.0}
   program, *_ = build(tiny_config)

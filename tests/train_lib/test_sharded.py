@@ -24,7 +24,7 @@ def losses(mesh, devices):
   config.duration = '20 steps'
   config.evaluation.batch_size = 8
   config.tasks.motion.head.kernel_init = 'lecun_normal'
-  config.augment.mixup.alpha = 0.3
+  config.augment.mix.mixup_alpha = 0.3
   config.augment.color_jitter.prob = 0.5
   config.augment.rand_augment.update({{'num_layers': 1, 'magnitude': 9.0}})
   config.trunk.update({{'dropout_rate': 0.1, 'stochastic_depth_rate': 0.2}})
