@@ -28,7 +28,7 @@ def run_beam(plan: Plan, tasks: Sequence[ShardTask], options: Sequence[str] = ()
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError as error:
     raise ConfigError(
-      f'apache-beam cannot be imported ({error}). Install it in an environment of its own, because it '
+      f'apache-beam cannot be imported ({error}). Install it in an environment of its own, for it '
       'needs protobuf < 7: pip install apache-beam tensorflow-cpu av opencv-python-headless '
       'simplejpeg rich absl-py ml_collections.'
     ) from error

@@ -1,8 +1,8 @@
-"""Rows -> the shards, index and manifest of a split. Interrupted at any time, the same call goes on.
+"""Rows -> shards, index and manifest of a split. Interrupted at any time, the same call goes on.
 
-A split is planned as a list of shards. Each is one task, done by one worker: it writes the shard under
-a temporary name, renames it, and notes its facts in `.building-SPLIT/`. A task whose note is there is
-done. The last step writes `rejected-SPLIT.csv`, the index and the manifest, and removes the notes.
+A split is planned as a list of shards. Each is one task, done by one worker: it writes the shard
+under a temporary name, renames it, and notes its facts in `.building-SPLIT/`. A task whose note is
+there is done. The last step writes `rejected-SPLIT.csv`, the index and the manifest, and removes the notes.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from errors import DataError
 
 GENERATOR = 'tools.build_records'
 ROWS_A_SHARD = 128
-"""About 400 MB of ten-second clips at the default size and quality; an interruption costs one each."""
+"""About 400 MB of ten-second clips by default; an interruption costs each worker one shard."""
 
 _VERSION = 1
 _SHUFFLE_SEED = 0
@@ -269,8 +269,8 @@ def _existing(plan: Plan) -> manifest.Manifest | None:
   found = manifest.load(plan.directory)
   if found.source.get('generator') != GENERATOR:
     raise DataError(
-      f'{plan.directory}: holds a dataset made by {found.source.get("generator", "another program")}'
-      '. Choose another directory.'
+      f'{plan.directory}: holds a dataset made by '
+      f'{found.source.get("generator", "another program")}. Choose another directory.'
     )
   for name in {**found.tasks, **plan.settings.groups}:
     there, here = found.tasks.get(name), plan.settings.groups.get(name)
@@ -281,8 +281,9 @@ def _existing(plan: Plan) -> manifest.Manifest | None:
       )
     if (there.classes, there.multi_label) != (here.classes, here.multi_label):
       raise DataError(
-        f'{plan.directory}: the classes of {name!r} differ: {_difference(there.classes, here.classes)}'
-        f'. Splits of a dataset share them: give the same class list, or another directory.'
+        f'{plan.directory}: the classes of {name!r} differ: '
+        f'{_difference(there.classes, here.classes)}. Splits of a dataset share them: give the same '
+        'class list, or another directory.'
       )
   return found
 
@@ -448,7 +449,7 @@ def hold_out(rows: Sequence[Row], fraction: float) -> tuple[tuple[Row, ...], tup
   test = tuple(row for row in rows if row.path in held)
   if not test:
     raise DataError(
-      f'holdout {fraction} of {len(seen)} videos in {len(videos)} classes leaves nothing to test on. '
-      'Hold out more, or name a split for each row in the csv.'
+      f'holdout {fraction} of {len(seen)} videos in {len(videos)} classes leaves nothing to test '
+      'on. Hold out more, or name a split for each row in the csv.'
     )
   return train, test

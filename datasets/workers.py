@@ -1,4 +1,4 @@
-"""Runs the shards of a plan in a pool of processes, with progress, and ends them whatever happens."""
+"""Builds the shards of a plan in a pool of processes that end with it, and shows the progress."""
 
 import contextlib
 import multiprocessing
@@ -88,8 +88,8 @@ def _death(tasks: Sequence[ShardTask]) -> DataError:
     with contextlib.suppress(FileNotFoundError):
       videos.append(task.current.read_text(encoding='utf-8'))
   return DataError(
-    'a worker process was ended by the system (out of memory?) or by a crash while these videos were '
-    f'converted: {videos}. The same command goes on from the finished shards; if it ends at the '
+    'a worker process was ended by the system (out of memory?) or by a crash while these videos '
+    f'were converted: {videos}. The same command goes on from the finished shards; if it ends at the '
     'same video again, move that file away (its row is then rejected), or give fewer --workers.'
   )
 

@@ -1,8 +1,8 @@
 """Turns videos and their annotations into a dataset: TFRecord shards, index and manifest.
 
-Videos are read with PyAV. Every row becomes a clip: its shorter side is resized, its frames are stored
-as JPEG. Rows that cannot be used are counted and listed in rejected-SPLIT.csv. Interrupted or killed,
-the same command goes on from the finished shards.
+Videos are read with PyAV. Every row becomes a clip: its shorter side is resized, its frames are
+stored as JPEG. Rows that cannot be used are counted and listed in rejected-SPLIT.csv. Interrupted or
+killed, the same command goes on from the finished shards.
 
 Examples:
   # path,label[,start,end][,key][,split] with a header; paths count from --video_root
@@ -10,7 +10,8 @@ Examples:
   # one sub-folder per class, a fifth of the videos held out as split 'test'
   python -m tools.build_records --video_root=videos --out=data/mine --holdout=0.2
   # the annotation file of a public dataset, split after split into one directory
-  python -m tools.build_records --layout=kinetics --csv=train.csv --video_root=k400/train --out=data/k400
+  python -m tools.build_records --layout=kinetics --csv=train.csv --video_root=k400/train \\
+      --out=data/k400
   python -m tools.build_records --layout=kinetics --csv=validate.csv --video_root=k400/val \\
       --out=data/k400 --split=validation
   # under Apache Beam (pip install apache-beam)
@@ -172,13 +173,11 @@ def _report(plan: build.Plan, built: build.Built, seconds: float) -> None:
     print(f'  all rejected rows: {plan.rejected_csv}')
   if built.already:
     return
-  source = manifest.load(plan.directory).source['splits'][plan.split]
-  psnr, size = (
-    source['jpeg_psnr_db'],
-    sum(shard.bytes for shard in manifest.load(plan.directory).splits[plan.split].shards),
-  )
+  made = manifest.load(plan.directory)
+  source, shards = made.source['splits'][plan.split], made.splits[plan.split].shards
+  size, psnr = sum(shard.bytes for shard in shards), source['jpeg_psnr_db']
   print(
-    f'  {plan.directory}: {len(plan.tasks)} shards, {size / 1e6:,.1f} MB, {source["frames"]:,} frames, '
+    f'  {plan.directory}: {len(shards)} shards, {size / 1e6:,.1f} MB, {source["frames"]:,} frames, '
     f'JPEG quality {plan.settings.quality} at {psnr["median"]:.1f} dB (lowest {psnr["min"]:.1f}), '
     f'{seconds:.1f} s'
   )

@@ -41,8 +41,8 @@ def test_an_error_inside_a_worker_reaches_the_caller(tmp_path, video_root):
   assert plan.tasks[0].facts()['examples'] > 0
 
 
-# Builds in a process of its own; its worker, which imports this file too, waits in one row until the
-# file `go` is there.
+# Builds in a process of its own; its worker, which imports this file too, waits in one row until
+# the file `go` is there.
 SCRIPT = """
 import sys, time
 from pathlib import Path
