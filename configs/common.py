@@ -1,5 +1,6 @@
 """Helpers that configs share: image ViT sizes and the parts every experiment has."""
 
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -77,10 +78,53 @@ def no_augmentation() -> ConfigDict:
         'hue': 0.2,
         'grayscale_prob': 0.0,
       },
-      'rand_augment': {'num_layers': 0, 'magnitude': 0.0},
-      'mixup': {'alpha': 0.0},
+      'rand_augment': {
+        'num_layers': 0,
+        'magnitude': 0.0,
+        'policy': 'autoaugment',
+        'magnitude_std': 0.0,
+        'op_prob': 1.0,
+        'cutout_const': 40.0,
+        'translate_const': 100.0,
+      },
+      'random_erasing': {
+        'prob': 0.0,
+        'mode': 'pixel',
+        'area': (0.02, 1 / 3),
+        'aspect': (0.3, 1 / 0.3),
+        'count': 1,
+      },
+      'mix': {'mixup_alpha': 0.0, 'cutmix_alpha': 0.0, 'switch_prob': 0.5, 'prob': 1.0},
     }
   )
+
+
+def rand_augment_from(text: str) -> dict[str, Any]:
+  """RandAugment in timm's notation, to `update` `augment.rand_augment` with.
+
+  `'rand-m7-n4-mstd0.5-inc1'` (MViTv2, UniFormerV2): magnitude 7 (default 10), 4 layers (default 2),
+  deviation 0.5 of the magnitude (default 0), the operations that grow stronger with it. Only these
+  parts are known, and `inc1` must be one of them.
+
+  Raises:
+    ValueError: Anything else.
+  """
+  name, *parts = text.split('-')
+  values = {'m': '10', 'n': '2', 'mstd': '0', 'inc': '0'}
+  for part in parts:
+    found = re.fullmatch(r'([a-z]+)(\d+(?:\.\d+)?)', part)
+    if not found or found[1] not in values:
+      raise ValueError(f'Unknown part {part!r} in {text!r}; known: {sorted(values)} and a number.')
+    values[found[1]] = found[2]
+  if name != 'rand' or values['inc'] != '1':
+    raise ValueError(f"{text!r} must begin with 'rand-' and contain 'inc1'.")
+  return {
+    'num_layers': int(values['n']),
+    'magnitude': float(values['m']),
+    'policy': 'increasing',
+    'magnitude_std': float(values['mstd']),
+    'op_prob': 0.5,
+  }
 
 
 def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.0) -> ConfigDict:

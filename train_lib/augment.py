@@ -1,11 +1,11 @@
 """Photometric and policy augmentation and normalisation, inside the compiled train step.
 
 Everything is per example under `vmap`, with one draw per clip shared by its frames, so a batch
-sharded on its first axis needs no communication; only `mixup` pairs examples across the batch.
+sharded on its first axis needs no communication; only `mixing` pairs examples across the batch.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -46,18 +46,17 @@ class ColorJitterConfig:
       check_range(type(self).__name__, field.name, getattr(self, field.name), 0, high)
 
 
-@dataclasses.dataclass(frozen=True)
-class MixupConfig:
-  """Mixup (arXiv:1710.09412): `alpha` in [0, 100], 0 is off; ViViT Table 7: EPIC 0.1, SSv2 0.3."""
+def example_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
+  """One key [B] for each example, a function of `key` and its position [B] in the global batch.
 
-  alpha: float = 0.0
-
-  def __post_init__(self) -> None:
-    check_range(type(self).__name__, 'alpha', self.alpha, 0, 100)
+  So what is drawn for an example depends neither on the batch's size nor on how the batch is split
+  over devices and gradient accumulation.
+  """
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, positions)
 
 
 def augment(
-  rng: jax.Array,
+  keys: jax.Array,
   inputs: jax.Array,
   color_jitter: ColorJitterConfig,
   rand_augment: RandAugmentConfig,
@@ -65,7 +64,7 @@ def augment(
   """Applies colour jitter, then RandAugment, to each clip with a key of its own.
 
   Args:
-    rng: one random key; example i uses the i-th key split from it.
+    keys: [B] random keys, from `example_keys`.
     inputs: [B, T, H, W, 3] uint8, or float in [0, 255].
     color_jitter: colour distortion; not compiled in when both its probabilities are 0.
     rand_augment: policy augmentation; not compiled in when it has 0 layers.
@@ -82,7 +81,7 @@ def augment(
       clip = apply_policy(policy_key, clip, rand_augment)
     return clip.astype(jnp.float32)
 
-  return jax.vmap(augment_clip)(jax.random.split(rng, inputs.shape[0]), inputs)
+  return jax.vmap(augment_clip)(keys, inputs)
 
 
 def normalize(
@@ -95,39 +94,6 @@ def normalize(
   """
   scaled = inputs.astype(jnp.float32) / 255
   return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
-
-
-# --- Mixup ---
-
-
-def mixup(
-  rng: jax.Array, inputs: jax.Array, labels: Mapping[str, jax.Array], alpha: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Mixes the batch with its reverse, by one lambda ~ Beta(alpha, alpha) (ViViT Eq. 12).
-
-  Args:
-    rng: one random key.
-    inputs: [B, ...] float, normalised or not. On a sharded batch a partner may come from another
-      device.
-    labels: task -> [B, K] one-hot, multi-hot or smoothed. Every example must carry every task.
-    alpha: positive; the smaller, the nearer lambda is to 0 or 1.
-
-  Returns:
-    The mixed inputs, in their dtype, and the mixed labels in float32.
-  """
-  return mix_with_reverse(inputs, labels, jax.random.beta(rng, alpha, alpha))
-
-
-def mix_with_reverse(
-  inputs: jax.Array, labels: Mapping[str, jax.Array], weight: jax.Array | float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Returns weight x + (1 - weight) x[::-1] of inputs [B, ...] and every label [B, K]."""
-
-  def mix(x: jax.Array) -> jax.Array:
-    return weight * x + (1 - weight) * x[::-1]
-
-  mixed = mix(inputs.astype(jnp.float32)).astype(inputs.dtype)
-  return mixed, {task: mix(label.astype(jnp.float32)) for task, label in labels.items()}
 
 
 # --- Colour jitter ---

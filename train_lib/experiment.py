@@ -10,9 +10,11 @@ from datasets.batches import check_views
 from datasets.clip_config import ClipConfig
 from errors import ConfigError
 from train_lib import configuration
-from train_lib.augment import ColorJitterConfig, MixupConfig
+from train_lib.augment import ColorJitterConfig
 from train_lib.configuration import Component
 from train_lib.durations import Clock
+from train_lib.erasing import RandomErasingConfig
+from train_lib.mixing import MixConfig
 from train_lib.pretrained import InitFromConfig
 from train_lib.randaugment import RandAugmentConfig
 
@@ -89,11 +91,15 @@ class PixelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-  """Augmentation inside the compiled step; zero probability, layers or alpha switch a part off."""
+  """Augmentation inside the compiled step, in this order; erasing and mixing after normalisation.
+
+  Zero probability, layers or alphas switch a part off.
+  """
 
   color_jitter: ColorJitterConfig
   rand_augment: RandAugmentConfig
-  mixup: MixupConfig
+  random_erasing: RandomErasingConfig
+  mix: MixConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +192,8 @@ class Experiment:
     batch_size: Global number of clips a step.
     duration: Length of training, `'N steps'` or `'N epochs'`.
     compute_dtype: Type of activations; parameters and statistics stay float32.
-    grad_accumulation: Equal parts a batch is split into, whose gradients are averaged.
+    grad_accumulation: Equal parts a batch is split into, whose gradients are averaged. Mixup and
+      CutMix pair examples of one part.
     ema_decay: Decay of the parameters' exponential moving average, which evaluation then uses;
       0 is off. The average starts at the initial parameters: with 0.999, runs of a few thousand
       steps still remember them.

@@ -19,8 +19,10 @@ from jax.sharding import Mesh, NamedSharding
 from models.video_model import VideoModel
 from train_lib import losses
 from train_lib import mesh as mesh_lib
-from train_lib.augment import augment, mixup, normalize
+from train_lib.augment import augment, example_keys, normalize
+from train_lib.erasing import erase
 from train_lib.experiment import DataFacts, Experiment, Lengths, lengths
+from train_lib.mixing import mix
 from train_lib.objective import ModelOutputs, per_example_loss
 from train_lib.optimizer import learning_rate_schedule, make_optimizer
 from train_lib.state import PyTree, TrainState, random_key
@@ -159,16 +161,9 @@ def _make_gradients(
   parts = experiment.grad_accumulation
 
   def loss_of_part(
-    params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
+    params: PyTree, model_state: PyTree, batch: Batch, step: jax.Array, dropout_key: jax.Array
   ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-    augment_key, mixup_key, dropout_key = jax.random.split(key, 3)
-    video = augment(
-      augment_key, batch['inputs'], experiment.augment.color_jitter, experiment.augment.rand_augment
-    )
-    video = normalize(video, experiment.pixels.mean, experiment.pixels.std)
-    targets = _targets(batch['label'], facts)
-    if experiment.augment.mixup.alpha:
-      video, targets = mixup(mixup_key, video, targets, experiment.augment.mixup.alpha)
+    video, targets = prepare(experiment, facts, batch, step)
     (features, logits), model_state = model.apply(
       {'params': params, **model_state},
       video,
@@ -187,29 +182,68 @@ def _make_gradients(
   part_gradients = jax.grad(loss_of_part, has_aux=True)
 
   def gradients(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Metrics]:
-    key = random_key(experiment.seed, 'train', state.step)
+    key, step = random_key(experiment.seed, 'train', state.step), state.step
+    batch = {**batch, 'position': jnp.arange(len(batch['batch_mask']))}
     if parts == 1:
-      grads, (model_state, metrics) = part_gradients(state.params, state.model_state, batch, key)
+      grads, (model_state, metrics) = part_gradients(
+        state.params, state.model_state, batch, step, key
+      )
       return grads, model_state, metrics
 
     def body(carry: tuple[PyTree, PyTree], inputs: tuple[Batch, jax.Array]) -> Any:
       total, model_state = carry
       part, part_key = inputs
-      grads, (model_state, metrics) = part_gradients(state.params, model_state, part, part_key)
+      grads, (model_state, metrics) = part_gradients(
+        state.params, model_state, part, step, part_key
+      )
       return (jax.tree.map(jnp.add, total, grads), model_state), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
-    # Examples are dealt out in turn, so that every device keeps its own: [B] -> [parts, B/parts].
-    split = jax.tree.map(
-      lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
-    )
     (total, model_state), metrics = jax.lax.scan(
-      body, (zeros, state.model_state), (split, jax.random.split(key, parts))
+      body, (zeros, state.model_state), (deal(batch, parts), jax.random.split(key, parts))
     )
     grads = jax.tree.map(lambda g: g / parts, total)
     return grads, model_state, jax.tree.map(lambda m: jnp.sum(m, 0), metrics)
 
   return gradients
+
+
+def deal(batch: PyTree, parts: int) -> PyTree:
+  """Deals the examples out in turn, so that every device keeps its own: [B] -> [parts, B/parts]."""
+  return jax.tree.map(
+    lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+
+def prepare(
+  experiment: Experiment, facts: DataFacts, batch: Batch, step: jax.Array | int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """What the model trains on: inputs augmented, normalised, erased and mixed, and their targets.
+
+  Until they are mixed, examples depend on (seed, step, position) alone, not on the batch's size
+  nor on how it is split. The draw of the mix depends on (seed, step).
+
+  Args:
+    experiment: seed, augmentation and normalisation.
+    facts: classes of every task.
+    batch: a training batch or a part of one; inputs [B, T, H, W, 3] uint8; besides, `position`,
+      [B] int places in the global batch.
+    step: of the training.
+
+  Returns:
+    Video [B, T, H, W, 3] float32 and task -> [B, K] float32.
+  """
+  config, position = experiment.augment, batch['position']
+
+  def keys(stream: str) -> jax.Array:
+    return example_keys(random_key(experiment.seed, stream, step), position)
+
+  video = augment(keys('augment'), batch['inputs'], config.color_jitter, config.rand_augment)
+  video = normalize(video, experiment.pixels.mean, experiment.pixels.std)
+  video = erase(keys('random_erasing'), video, config.random_erasing)
+  targets = _targets(batch['label'], facts)
+  mix_key = random_key(experiment.seed, 'mix', step)
+  return mix(mix_key, video, targets, batch['batch_mask'], config.mix)
 
 
 def _make_eval_step(

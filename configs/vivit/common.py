@@ -104,7 +104,7 @@ def experiment(
   config.augment.color_jitter.prob = recipe.get('color_jitter', 0.0)
   layers, magnitude = recipe.get('rand_augment', (0, 0))
   config.augment.rand_augment.update({'num_layers': layers, 'magnitude': float(magnitude)})
-  config.augment.mixup.alpha = recipe.get('mixup', 0.0)
+  config.augment.mix.mixup_alpha = recipe.get('mixup', 0.0)
   config.optimizer = common.sgd_momentum(recipe['learning_rate'], warmup='2.5 epochs')
   config.evaluation = {'every': '5 epochs', 'batch_size': 64, 'joint_tasks': {}, 'pictures': True}
   main_metric = f'top1/{dataset}'

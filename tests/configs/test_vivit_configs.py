@@ -76,7 +76,7 @@ def test_table_7(name):
     float(experiment.duration.split()[0]),
     experiment.trunk.arguments['stochastic_depth_rate'],
     task.label_smoothing,
-    experiment.augment.mixup.alpha,
+    experiment.augment.mix.mixup_alpha,
     experiment.augment.color_jitter.prob,
     (policy.num_layers, policy.magnitude),
   )

@@ -1,6 +1,7 @@
-"""Colour jitter, mixup and normalisation, and that each clip of a batch has one draw of its own."""
+"""Colour jitter and normalisation, and that each clip of a batch has one draw of its own."""
 
 import colorsys
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,20 @@ import pytest
 
 from errors import ConfigError
 from train_lib import augment as aug
-from train_lib.augment import ColorJitterConfig, MixupConfig
+from train_lib.augment import ColorJitterConfig
 from train_lib.randaugment import RandAugmentConfig
 
 JITTER = ColorJitterConfig(prob=1.0, grayscale_prob=0.0)
 OFF = ColorJitterConfig()
 POLICY = RandAugmentConfig(2, 7.0, cutout_const=4, translate_const=6)
+INCREASING = RandAugmentConfig(2, 7.0, 'increasing', magnitude_std=0.5)
 NO_POLICY = RandAugmentConfig()
 
-run = jax.jit(aug.augment, static_argnums=(2, 3))
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def run(key, inputs, jitter, policy):
+  keys = aug.example_keys(key, jnp.arange(len(inputs)))
+  return aug.augment(keys, inputs, jitter, policy)
 
 
 def random_pixels(*shape: int) -> np.ndarray:
@@ -31,7 +37,7 @@ def still_batch(batch: int = 4) -> np.ndarray:
 
 def test_off_returns_the_input_as_float():
   inputs = still_batch()
-  out = aug.augment(jax.random.key(0), inputs, OFF, NO_POLICY)
+  out = aug.augment(jax.random.split(jax.random.key(0), 4), inputs, OFF, NO_POLICY)
   assert out.dtype == jnp.float32
   np.testing.assert_array_equal(out, inputs)
 
@@ -45,7 +51,7 @@ def test_probability_zero_leaves_colours():
 
 
 @pytest.mark.parametrize(
-  ('jitter', 'policy'), [(JITTER, NO_POLICY), (OFF, POLICY), (JITTER, POLICY)]
+  ('jitter', 'policy'), [(JITTER, NO_POLICY), (OFF, POLICY), (JITTER, INCREASING)]
 )
 def test_one_draw_per_clip(jitter, policy):
   inputs, key = still_batch(6), jax.random.key(2)
@@ -60,16 +66,26 @@ def test_one_draw_per_clip(jitter, policy):
 
 def test_jit_changes_nothing():
   inputs, key = still_batch(2), jax.random.key(4)
-  eager = aug.augment(key, inputs, JITTER, NO_POLICY)
+  keys = aug.example_keys(key, jnp.arange(2))
+  eager = aug.augment(keys, inputs, JITTER, NO_POLICY)
   jitted = run(key, inputs, JITTER, NO_POLICY)
   np.testing.assert_allclose(eager, jitted, atol=1e-3)
 
 
-def test_an_example_does_not_depend_on_the_others():
+def test_an_example_does_not_depend_on_the_others_nor_on_their_number():
   inputs, key = still_batch(4), jax.random.key(6)
   out = run(key, inputs, JITTER, POLICY)
-  inputs[1:] = 0
-  np.testing.assert_array_equal(run(key, inputs, JITTER, POLICY)[0], out[0])
+  inputs[2:] = 0
+  np.testing.assert_array_equal(run(key, inputs, JITTER, POLICY)[:2], out[:2])
+  np.testing.assert_array_equal(run(key, inputs[:2], JITTER, POLICY), out[:2])
+
+
+def test_keys_follow_the_position():
+  key = jax.random.key(0)
+  data = np.asarray(jax.random.key_data(aug.example_keys(key, jnp.arange(6))))
+  assert len({row.tobytes() for row in data}) == 6
+  dealt = jax.random.key_data(aug.example_keys(key, jnp.asarray([5, 0, 3])))
+  np.testing.assert_array_equal(dealt, data[[5, 0, 3]])
 
 
 # --- Colour operations ---
@@ -127,40 +143,7 @@ def test_a_clip_is_distorted_with_its_probability():
   assert grey == pytest.approx(0.1, abs=0.03)
 
 
-# --- Mixup and normalisation ---
-
-
-def test_mixup_uses_one_weight_and_the_reversed_batch():
-  rng = np.random.default_rng(0)
-  inputs = rng.normal(size=(5, 2, 3, 3, 3)).astype(np.float32)
-  labels = {'verb': np.eye(5, dtype=np.float32), 'noun': np.eye(7, dtype=np.int32)[:5]}
-  mixed, targets = aug.mixup(jax.random.key(1), inputs, labels, 0.3)
-  weight = float(targets['verb'][0, 0])
-  assert 0 < weight < 1
-  np.testing.assert_allclose(mixed, weight * inputs + (1 - weight) * inputs[::-1], atol=1e-5)
-  for task, label in labels.items():
-    expected = weight * label + (1 - weight) * label[::-1]
-    np.testing.assert_allclose(targets[task], expected, atol=1e-6)
-    np.testing.assert_allclose(targets[task].sum(-1), 1, atol=1e-6)
-  other = aug.mixup(jax.random.key(2), inputs, labels, 0.3)[1]
-  assert float(other['verb'][0, 0]) != weight
-
-
-def test_mixup_weight_is_beta():
-  labels = {'a': np.eye(2, dtype=np.float32)}
-  keys = jax.random.split(jax.random.key(0), 4000)
-  draw = jax.vmap(lambda k: aug.mixup(k, jnp.zeros((2, 1)), labels, 0.3)[1]['a'][0, 0])
-  weights = np.asarray(draw(keys))
-  assert np.all((weights >= 0) & (weights <= 1))
-  assert weights.mean() == pytest.approx(0.5, abs=0.03)
-  assert weights.var() == pytest.approx(1 / (4 * (2 * 0.3 + 1)), abs=0.01)
-
-
-def test_mixup_keeps_the_dtype_of_the_inputs():
-  inputs = jnp.ones((2, 4), jnp.bfloat16)
-  mixed, targets = aug.mixup(jax.random.key(0), inputs, {'a': jnp.eye(2, dtype=jnp.bfloat16)}, 1.0)
-  assert mixed.dtype == jnp.bfloat16
-  assert targets['a'].dtype == jnp.float32
+# --- Normalisation and ranges ---
 
 
 def test_normalize():
@@ -172,16 +155,15 @@ def test_normalize():
 
 
 @pytest.mark.parametrize(
-  ('kind', 'field', 'value'),
+  ('field', 'value'),
   [
-    (ColorJitterConfig, 'prob', 1.1),
-    (ColorJitterConfig, 'hue', 0.6),
-    (ColorJitterConfig, 'brightness', 32),
-    (ColorJitterConfig, 'grayscale_prob', -0.1),
-    (MixupConfig, 'alpha', -1),
-    (MixupConfig, 'alpha', True),
+    ('prob', 1.1),
+    ('hue', 0.6),
+    ('brightness', 32),
+    ('grayscale_prob', -0.1),
+    ('prob', True),
   ],
 )
-def test_config_names_the_field(kind, field, value):
-  with pytest.raises(ConfigError, match=rf'{kind.__name__}\.{field}: expected .* got {value!r}'):
-    kind(**{field: value})
+def test_config_names_the_field(field, value):
+  with pytest.raises(ConfigError, match=rf'ColorJitterConfig\.{field}: expected .* got {value!r}'):
+    ColorJitterConfig(**{field: value})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train_lib import augment, losses
+from train_lib import losses, mixing
 
 FIXTURE = Path(__file__).parents[1] / 'fixtures' / 'scenic_regularisers_losses'
 
@@ -53,10 +53,9 @@ def test_plain_losses_are_scenics(scenic, atol):
 
 @pytest.mark.parametrize('alpha', ['0.1', '0.3', '1.0'])
 def test_mixup_is_scenics(scenic, atol, alpha):
-  inputs, labels = augment.mix_with_reverse(
-    jnp.asarray(scenic['mixup_video']),
-    {'task': jnp.asarray(scenic['onehot'])},
-    float(scenic[f'mixup_lambda_a{alpha}']),
+  weight = float(scenic[f'mixup_lambda_a{alpha}'])
+  inputs, labels = mixing.mix_with_reverse(
+    jnp.asarray(scenic['mixup_video']), {'task': jnp.asarray(scenic['onehot'])}, weight, weight
   )
   np.testing.assert_allclose(inputs, scenic[f'mixup_inputs_a{alpha}'], atol=atol)
   np.testing.assert_allclose(labels['task'], scenic[f'mixup_labels_a{alpha}'], atol=atol)

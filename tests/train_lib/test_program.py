@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from configs.common import rand_augment_from
 from errors import ConfigError
 from train_lib import data, evaluation
+from train_lib.program import deal, prepare
 from train_lib.state import random_key
 
 
@@ -152,13 +154,55 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny_config, build):
   assert logits['motion'].dtype == np.float32
 
 
-def test_mixup_and_augmentation_run_inside_the_step(tiny_config, build):
-  tiny_config.augment.mixup.alpha = 0.5
-  tiny_config.augment.color_jitter.prob = 1.0
-  tiny_config.augment.rand_augment = {'num_layers': 1, 'magnitude': 9.0}
+def augment_everything(config):
+  config.augment.color_jitter.update({'prob': 0.8, 'grayscale_prob': 0.2})
+  config.augment.rand_augment.update(rand_augment_from('rand-m7-n1-mstd0.5-inc1'))
+  config.augment.random_erasing.prob = 0.5
+  return config
+
+
+def test_everything_runs_inside_the_step(tiny_config, build):
+  augment_everything(tiny_config).augment.mix.update({'mixup_alpha': 0.5, 'cutmix_alpha': 1.0})
   program, *_ = build(tiny_config)
   _, metrics = program.train_step(program.init(), program.to_device(batch_of(program, 8)))
   assert float(metrics['loss'][0]) == pytest.approx(math.log(8), rel=1e-5)  # zero-init head
+
+
+def test_an_example_is_augmented_alike_however_the_batch_is_split(tiny_config, build):
+  program, *_ = build(augment_everything(fake(tiny_config, head='PixelHead')))
+  batch = {**batch_of(program, 8), 'position': np.arange(8)}
+  prepare_part = jax.jit(lambda part: prepare(program.experiment, program.facts, part, step=3)[0])
+  whole = prepare_part(batch)
+  assert all(np.any(whole[i] != whole[j]) for i in range(8) for j in range(i))
+  for part in range(2):
+    dealt = jax.tree.map(lambda x, p=part: x[p], deal(batch, 2))
+    np.testing.assert_array_equal(dealt['position'], np.arange(part, 8, 2))
+    # Other shapes are compiled otherwise: where a byte is cut, it may be the next one.
+    difference = np.abs(prepare_part(dealt) - whole[part::2])
+    assert np.mean(difference > 1e-5) < 0.01
+    assert np.quantile(difference, 0.999) <= 1.01 / 255 / 0.5
+
+
+def test_accumulation_augments_alike(tiny_config, build):
+  augment_everything(fake(tiny_config, head='PixelHead'))
+  losses = []
+  for parts in (1, 2):
+    tiny_config.grad_accumulation = parts
+    program, *_ = build(tiny_config)
+    state = program.init()
+    _, metrics = program.train_step(state, program.to_device(batch_of(program, 8)))
+    losses.append(float(metrics['loss'][0]) / float(metrics['loss'][1]))
+  assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_padding_is_no_partner(tiny_config, build):
+  tiny_config.augment.mix.mixup_alpha = 1.0
+  program, *_ = build(fake(tiny_config, head='PixelHead'))
+  mask = np.asarray([1, 1, 1, 1, 1, 1, 1, 0], np.float32)
+  batch = {**batch_of(program, 8, mask=mask), 'position': np.arange(8)}
+  video, targets = prepare(program.experiment, program.facts, batch, step=0)
+  np.testing.assert_allclose(video[0], batch['inputs'][0] / 127.5 - 1, atol=1e-5)
+  assert list(np.count_nonzero(targets['motion'], axis=1)) == [1, 2, 2, 2, 2, 2, 2, 2]
 
 
 def test_each_label_structure_is_traced_once(tiny_config, build):
