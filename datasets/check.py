@@ -337,14 +337,15 @@ def _size_problem(sizes: Mapping[tuple[int, int], int], example: ParsedExample) 
 
 def _format_problem(formats: Mapping[str, int], example: ParsedExample) -> str:
   """What is wrong with frames of these formats, '' for nothing."""
-  stated = example.context.get(records.FORMAT) or []
-  names = [v.decode(errors='replace').lower() for v in stated if isinstance(v, bytes)]
-  wanted = {'jpg': 'jpeg'}.get(names[0], names[0]) if names else None
-  other = {name: count for name, count in formats.items() if name != wanted}
-  if wanted is None or not other:
+  stated = [v for v in example.context.get(records.FORMAT) or [] if v and isinstance(v, bytes)]
+  if not stated:
     return ''
-  listed = ', '.join(f'{name} ({count})' for name, count in other.items())
-  return f'{records.FORMAT} is {names[0]!r}, but frames are {listed}. Write the record again.'
+  name = stated[0].decode(errors='replace').lower()
+  wanted = 'jpeg' if name == 'jpg' else name
+  other = ', '.join(f'{found} ({count})' for found, count in formats.items() if found != wanted)
+  if not other:
+    return ''
+  return f'{records.FORMAT} is {name!r}, but frames are {other}. Write the record again.'
 
 
 def _format_of(data: memoryview) -> str:
