@@ -1,4 +1,5 @@
-"""The errors a user can meet. Each message says what, where, expected and got, and what to do."""
+"""The errors a user can meet, each message with what, where, expected, got and what to do; and checks
+of numbers that raise them."""
 
 
 class TubeletError(Exception):
@@ -23,3 +24,17 @@ class ShardingError(TubeletError):
 
 class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
+
+
+def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
+  """Raises ConfigError unless `low <= value <= high`; `owner` and `field` name the place."""
+  number = isinstance(value, int | float) and not isinstance(value, bool)
+  if not number or not low <= value <= high:
+    raise ConfigError(f'{owner}.{field}: expected a number in [{low}, {high}], got {value!r}')
+
+
+def check_integer(owner: str, field: str, value: int, low: int, high: int) -> None:
+  """Raises ConfigError unless `value` is an integer and `low <= value <= high`."""
+  if not isinstance(value, int):
+    raise ConfigError(f'{owner}.{field}: expected an integer, got {value!r}')
+  check_range(owner, field, value, low, high)

@@ -18,8 +18,9 @@ import numpy as np
 from absl import flags
 
 from configs.common import CENTRED_PIXELS, rand_augment_from
+from datasets.color import ColorJitterConfig
 from tools import command
-from train_lib.augment import ColorJitterConfig, augment, example_keys, normalize
+from train_lib.augment import augment, example_keys, normalize
 from train_lib.erasing import RandomErasingConfig, erase
 from train_lib.mixing import MixConfig, mix
 from train_lib.randaugment import RandAugmentConfig

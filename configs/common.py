@@ -77,6 +77,7 @@ def no_augmentation() -> ConfigDict:
         'saturation': 0.4,
         'hue': 0.2,
         'grayscale_prob': 0.0,
+        'where': 'device',  # or 'host'
       },
       'rand_augment': {
         'num_layers': 0,
@@ -125,6 +126,40 @@ def rand_augment_from(text: str) -> dict[str, Any]:
     'magnitude_std': float(values['mstd']),
     'op_prob': 0.5,
   }
+
+
+def clip(frames: int, stride: int, resize: int, crop: int, **changes: Any) -> ConfigDict:
+  """What to cut from a video: the whole clip group, so that every key can be overridden.
+
+  Raises:
+    ValueError: `changes` has a key that the group has not.
+  """
+  group = ConfigDict(
+    {
+      'frames': frames,
+      'stride': stride,
+      'resize': resize,
+      'crop': crop,
+      'sampling': 'dense',
+      'fps': 0.0,
+      'fit': 'crop',
+      'resize_jitter': placeholder(tuple),
+      'scale_jitter': placeholder(tuple),
+      'scale_jitter_prob': 1.0,
+      'random_crop': 'uniform',
+      'crop_area': (0.08, 1.0),
+      'crop_aspect': (3 / 4, 4 / 3),
+      'flip_prob': 0.0,
+      'flip_swap': (),
+      'repeats': 1,
+      'short_clip': 'loop',
+    }
+  )
+  unknown = set(changes) - set(group)
+  if unknown:
+    raise ValueError(f'Unknown clip keys {sorted(unknown)}; known: {sorted(group)}.')
+  group.update(changes)
+  return group
 
 
 def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.0) -> ConfigDict:

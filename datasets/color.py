@@ -10,7 +10,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from errors import ConfigError
+from errors import ConfigError, check_range
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,9 +51,10 @@ class ColorJitterConfig:
   def __post_init__(self) -> None:
     """Raises ConfigError on values out of range."""
     for field in ('prob', 'brightness', 'contrast', 'saturation', 'hue', 'grayscale_prob'):
-      value, high = getattr(self, field), 0.5 if field == 'hue' else 1
-      if not 0 <= value <= high:
-        raise ConfigError(f'color_jitter.{field}: expected a number in [0, {high}], got {value!r}.')
+      high = 0.5 if field == 'hue' else 1
+      check_range(type(self).__name__, field, getattr(self, field), 0, high)
+    if self.where not in ('device', 'host'):
+      raise ConfigError(f"color_jitter.where: expected 'device' or 'host', got {self.where!r}.")
 
   def active(self, where: str) -> bool:
     """Whether clips are distorted there."""

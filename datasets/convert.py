@@ -18,7 +18,7 @@ PSNR_EVERY = 32
 """Every how many frames of a clip the JPEG's error is measured, from the first on."""
 
 MAX_CLIP_BYTES = 1 << 30
-"""Largest clip: protobuf's limit for a message is 2 GiB, and a worker holds a clip in memory twice."""
+"""Largest clip: a protobuf message ends at 2 GiB, and a worker holds a clip in memory twice."""
 
 _MAX_PSNR = 99.0  # of a frame without any error, in place of infinity
 

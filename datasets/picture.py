@@ -95,7 +95,7 @@ class Picture:
     self.height, self.width = layout.displayed
 
   def rgb(self, height: int, width: int, *, smooth: bool = False) -> _Array:
-    """RGB uint8 [height, width, 3] as displayed; `smooth` interpolates colour, at 10 times the cost."""
+    """RGB uint8 [height, width, 3] as displayed; `smooth` interpolates colour, ten times slower."""
     how = _SMOOTH if smooth else Interpolation.BILINEAR
     array = self._reformatted('rgb24', height, width, how, None).to_ndarray()
     return np.ascontiguousarray(self._layout.turn(array))

@@ -188,10 +188,18 @@ class RecordWriter:
 
 
 def write_shard(path: str | os.PathLike[str], examples: Iterable[bytes]) -> None:
-  """Writes serialised examples as one TFRecord file, under its own name from the beginning."""
-  with _tensorflow().io.TFRecordWriter(str(path)) as writer:
-    for example in examples:
-      writer.write(example)
+  """Writes serialised examples as one TFRecord file, under its own name from the beginning.
+
+  Raises:
+    DataError: the file cannot be written, for example because the disk is full.
+  """
+  tf = _tensorflow()
+  try:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for example in examples:
+        writer.write(example)
+  except tf.errors.OpError as error:
+    raise DataError(f'{path}: cannot be written: {error.message}') from error
 
 
 def write_split(

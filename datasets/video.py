@@ -1,8 +1,8 @@
 """Videos, read with PyAV: which frames there are, chosen frames by number, and frames by time.
 
-Only this module and `picture` import `av`. Every failure of libav is a DataError that names the file. Times
-count from the container's start, as a player's clock does and as annotations mean them: a file
-whose time stamps begin at 5 s, or whose sound begins before its picture, still starts at 0.
+Only this module and `picture` import `av`. Every failure of libav is a DataError that names the
+file. Times count from the container's start, as a player's clock does and as annotations mean them: a
+file whose time stamps begin at 5 s starts at 0, and so does one whose sound begins before its picture.
 """
 
 import contextlib
@@ -280,8 +280,8 @@ def _open(path: str | os.PathLike[str]) -> Iterator[tuple[InputContainer, VideoS
       yield container, _video_stream(container, name)
   except av.FFmpegError as error:
     raise DataError(
-      f'{name}: cannot be read as a video ({error.strerror}): it is truncated, damaged or no video. '
-      'Copy or download it again.'
+      f'{name}: cannot be read as a video ({error.strerror}): it is truncated, damaged or no '
+      'video. Copy or download it again.'
     ) from error
 
 
@@ -299,7 +299,7 @@ def _video_stream(container: InputContainer, path: str) -> VideoStream:
   stream = best if best in streams and isinstance(best, VideoStream) else streams[0]
   if stream.codec_context is None:
     raise DataError(
-      f'{path}: no decoder for its codec. Convert it, for example with ffmpeg -i IN -c:v libx264 OUT.'
+      f'{path}: no decoder for its codec. Convert it, for example by ffmpeg -i IN -c:v libx264 OUT.'
     )
   stream.codec_context.thread_count = 1
   return stream

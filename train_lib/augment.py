@@ -4,46 +4,13 @@ Everything is per example under `vmap`, with one draw per clip shared by its fra
 sharded on its first axis needs no communication; only `mixing` pairs examples across the batch.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from train_lib.randaugment import RandAugmentConfig, apply_policy, check_range
-
-_LUMA = (0.2989, 0.5870, 0.1140)  # ITU-R 601-2
-
-
-@dataclasses.dataclass(frozen=True)
-class ColorJitterConfig:
-  """Random colour distortion, once per clip, in the order brightness, saturation, contrast, hue.
-
-  Both probabilities are 0, off, unless set. ViViT Table 7 has `prob` 0.8 for Kinetics and Moments
-  in Time but gives no strengths: the defaults here are those of the DMVR video pipeline that
-  Scenic's Kinetics configs use (brightness 32/255, saturation and contrast 0.6..1.4, hue 0.2), and
-  those configs set `grayscale_prob`, the colour drop, to 0.1.
-
-  Attributes:
-    prob: [0, 1] probability that a clip is distorted.
-    brightness: [0, 1] largest shift, as a fraction of 255.
-    contrast: [0, 1] factor is drawn from 1 - contrast .. 1 + contrast.
-    saturation: [0, 1] factor is drawn from 1 - saturation .. 1 + saturation.
-    hue: [0, 0.5] largest shift, as a fraction of the colour circle.
-    grayscale_prob: [0, 1] probability that a clip loses its colours, drawn independently.
-  """
-
-  prob: float = 0.0
-  brightness: float = 32 / 255
-  contrast: float = 0.4
-  saturation: float = 0.4
-  hue: float = 0.2
-  grayscale_prob: float = 0.0
-
-  def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      high = 0.5 if field.name == 'hue' else 1
-      check_range(type(self).__name__, field.name, getattr(self, field.name), 0, high)
+from datasets.color import LUMA, ColorJitterConfig
+from train_lib.randaugment import RandAugmentConfig, apply_policy
 
 
 def example_keys(key: jax.Array, positions: jax.Array) -> jax.Array:
@@ -66,7 +33,7 @@ def augment(
   Args:
     keys: [B] random keys, from `example_keys`.
     inputs: [B, T, H, W, 3] uint8, or float in [0, 255].
-    color_jitter: colour distortion; not compiled in when both its probabilities are 0.
+    color_jitter: colour distortion; compiled in when it is on, and on the device.
     rand_augment: policy augmentation; not compiled in when it has 0 layers.
 
   Returns:
@@ -75,7 +42,7 @@ def augment(
 
   def augment_clip(key: jax.Array, clip: jax.Array) -> jax.Array:
     color_key, policy_key = jax.random.split(key)
-    if color_jitter.prob or color_jitter.grayscale_prob:
+    if color_jitter.active('device'):
       clip = jitter_colors(color_key, clip, color_jitter)
     if rand_augment.num_layers:
       clip = apply_policy(policy_key, clip, rand_augment)
@@ -114,7 +81,7 @@ def jitter_colors(key: jax.Array, clip: jax.Array, config: ColorJitterConfig) ->
   distorted = scale_contrast(distorted, _factor(keys[2], config.contrast))
   distorted = jnp.clip(shift_hue(distorted, hue), 0, 255)
   clip = jnp.where(jax.random.bernoulli(keys[4], config.prob), distorted, clip)
-  grey = jnp.sum(clip * jnp.asarray(_LUMA), axis=-1, keepdims=True)
+  grey = jnp.sum(clip * jnp.asarray(LUMA), axis=-1, keepdims=True)
   return jnp.where(jax.random.bernoulli(keys[5], config.grayscale_prob), grey, clip)
 
 

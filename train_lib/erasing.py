@@ -6,8 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from errors import ConfigError
-from train_lib.randaugment import check_integer, check_range
+from errors import ConfigError, check_integer, check_range
 
 MODES = ('pixel', 'rand', 'const')
 

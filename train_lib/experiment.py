@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from datasets.batches import check_views
 from datasets.clip_config import ClipConfig
+from datasets.color import ColorJitterConfig
 from errors import ConfigError
 from train_lib import configuration
-from train_lib.augment import ColorJitterConfig
 from train_lib.configuration import Component
 from train_lib.durations import Clock
 from train_lib.erasing import RandomErasingConfig

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from train_lib.randaugment import check_range
+from errors import check_range
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from errors import ConfigError
+from errors import ConfigError, check_integer, check_range
 
 OPS = (
   'Identity',
@@ -43,20 +43,6 @@ _FILL = 128  # grey where the warp or the cutout leaves nothing
 _FULL = 10.0  # the magnitude at which the ranges of both policies end
 _MAX_MAGNITUDE = {'autoaugment': 30.0, 'increasing': _FULL}
 _TRANSLATE_FRACTION = 0.45  # of the width or height, at full magnitude of 'increasing'
-
-
-def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
-  """Raises ConfigError unless `low <= value <= high`; `owner` and `field` name the place."""
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  if not number or not low <= value <= high:
-    raise ConfigError(f'{owner}.{field}: expected a number in [{low}, {high}], got {value!r}')
-
-
-def check_integer(owner: str, field: str, value: int, low: int, high: int) -> None:
-  """Raises ConfigError unless `value` is an integer and `low <= value <= high`."""
-  if not isinstance(value, int):
-    raise ConfigError(f'{owner}.{field}: expected an integer, got {value!r}')
-  check_range(owner, field, value, low, high)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,16 +39,9 @@ def get_config(arg: str = '') -> ConfigDict:
       'eval_split': 'test',
       'temporal_views': 4,
       'spatial_views': 1,
-      'clip': {
-        'frames': 8,
-        'stride': 3,
-        'resize': 32,
-        'crop': 32,
-        'scale_jitter': (1.0, 1.15),
-        'scale_jitter_prob': 1.0,
-        'flip_prob': 0.0,  # a flip would turn "moves left" into "moves right"
-        'short_clip': 'loop',
-      },
+      'max_bad_records': 0,
+      # No flips: one would turn "moves left" into "moves right".
+      'clip': common.clip(8, 3, 32, 32, scale_jitter=(1.0, 1.15)),
     }
   }
   config.tasks = {'motion': common.linear_task('demo', 'motion')}
@@ -68,4 +61,5 @@ def get_config(arg: str = '') -> ConfigDict:
   config.grad_accumulation = 1
   config.ema_decay = 0.0
   config.loader_threads = 2
+  config.loader_processes = 0
   return config

@@ -5,8 +5,9 @@ Base counterpart of the Table 6 row, from Kinetics-400 weights, with the regular
   python main.py --config=configs/vivit/ssv2_base_fe.py --workdir=runs/ssv2_base_fe \
       --config.init_from.path=runs/k400_base_fe
 
-Table 7 gives every dataset a flip probability of 0.5. Some classes here name a direction: consider
-`--config.datasets.ssv2.clip.flip_prob=0`.
+Table 7 flips every dataset with probability 0.5; here flips are off, for six classes say left or
+right. To flip and exchange them, set `datasets.ssv2.clip.flip_prob` and `flip_swap` to the pairs
+that `python -m tools.catalogue --name=ssv2` lists.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,9 @@ Table 6e, ViViT-L/16x2 factorised encoder, from Kinetics-400 weights.
   python main.py --config=configs/vivit/ssv2_large_fe.py --workdir=runs/ssv2_large_fe \
       --config.init_from.path=runs/k400_large_fe
 
-Table 7 gives every dataset a flip probability of 0.5. Some classes here name a direction: consider
-`--config.datasets.ssv2.clip.flip_prob=0`.
+Table 7 flips every dataset with probability 0.5; here flips are off, for six classes say left or
+right. To flip and exchange them, set `datasets.ssv2.clip.flip_prob` and `flip_swap` to the pairs
+that `python -m tools.catalogue --name=ssv2` lists.
 """
 
 from ml_collections import ConfigDict

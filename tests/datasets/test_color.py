@@ -102,7 +102,7 @@ def test_colour_drop():
 
 @pytest.mark.parametrize(('field', 'value'), [('prob', 1.1), ('hue', 0.6), ('brightness', -0.1)])
 def test_ranges(field, value):
-  with pytest.raises(ConfigError, match=rf'color_jitter\.{field}: expected a number in \[0, '):
+  with pytest.raises(ConfigError, match=rf'ColorJitterConfig\.{field}: expected a number in \[0, '):
     ColorJitterConfig(**{field: value})
 
 

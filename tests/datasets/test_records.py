@@ -206,3 +206,15 @@ def test_damaged_framing(tmp_path):
   path.unlink()
   with pytest.raises(DataError, match='missing'):
     list(records.read_records(path))
+
+
+def test_a_shard_that_cannot_be_written_is_named(tmp_path):
+  with pytest.raises(DataError, match=r'nowhere/a\.tfrecord: cannot be written'):
+    records.write_shard(tmp_path / 'nowhere' / 'a.tfrecord', [b'x'])
+
+
+def test_a_shard_holds_the_examples_in_order(tmp_path):
+  records.write_shard(tmp_path / 'a.tfrecord', [b'one', b'', b'three'])
+  assert [payload for _, payload in records.read_records(tmp_path / 'a.tfrecord')] == [
+    b'one', b'', b'three',
+  ]  # fmt: skip

@@ -37,6 +37,7 @@ def test_probe_says_what_the_video_holds(tmp_path):
 CONTAINERS = {
   'b_frames.mp4': {},
   'open_gop.mp4': {'options': {'g': '12', 'bf': '3', 'x264-params': 'open-gop=1:scenecut=0'}},
+  'fragmented.mp4': {'container_options': {'movflags': 'frag_keyframe+empty_moov'}},
   'offset.mp4': {'times': [5 + k / 25 for k in range(50)]},
   'offset.mkv': {'times': [5 + k / 25 for k in range(50)]},
   'offset.ts': {'times': [5 + k / 25 for k in range(50)]},
@@ -71,6 +72,24 @@ def test_times_count_from_the_containers_start(tmp_path, name):
   middles = (np.arange(50) + 0.5) / 25
   assert shown(path, middles) == list(range(50))
   assert shown(path, middles[30:]) == list(range(30, 50))
+  assert [shown(path, [time]) for time in (2.5, 100.0, 1e6)] == [[], [], []]
+
+
+def test_frames_that_an_edit_list_cuts_off_are_not_there(tmp_path):
+  whole = videos.write_video(tmp_path / 'a.mp4', 50)
+  path = tmp_path / 'cut.mp4'
+  with av.open(str(whole)) as source, av.open(str(path), 'w') as target:
+    stream = target.add_stream_from_template(source.streams.video[0])
+    for packet in source.demux(video=0):
+      if packet.size:
+        unit = packet.time_base
+        packet.pts, packet.dts = (round(t - 0.2 / unit) for t in (packet.pts, packet.dts))
+        packet.stream = stream
+        target.mux(packet)
+  info = video.probe(path)
+  np.testing.assert_allclose(info.times, np.arange(45) / 25, atol=1e-9)
+  assert all_frames(path, info) == list(range(5, 50))
+  assert shown(path, [0.0, 0.05, 1.02]) == [5, 6, 30]
 
 
 def test_variable_frame_rate_keeps_real_time(tmp_path):
@@ -177,7 +196,7 @@ def test_cover_art_is_no_video(tmp_path):
     cover.disposition = av.stream.Disposition.attached_pic
     container.mux(cover.encode(av.VideoFrame.from_ndarray(videos.picture(1), 'rgb24')))
     container.mux(cover.encode(None))
-    videos._write_silence(container, sound, 1)
+    videos.write_silence(container, sound, 1)
   with pytest.raises(DataError, match='has no video stream'):
     video.probe(path)
 

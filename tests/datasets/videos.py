@@ -72,7 +72,7 @@ def write_video(
       container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
     if sound is not None:
-      _write_silence(container, sound, num_frames / rate)
+      write_silence(container, sound, num_frames / rate)
   return path
 
 
@@ -90,7 +90,8 @@ def _frame(pixels, pix_fmt, colour):
   )
 
 
-def _write_silence(container, stream, seconds):
+def write_silence(container, stream, seconds):
+  """Encodes silence into an open container."""
   for start in range(0, int(seconds * 8000), 1024):
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
     frame.sample_rate, frame.pts = 8000, start
@@ -101,5 +102,5 @@ def _write_silence(container, stream, seconds):
 def write_audio(path, seconds=1):
   """Writes a file with sound and no picture."""
   with av.open(str(path), 'w') as container:
-    _write_silence(container, container.add_stream('aac', rate=8000), seconds)
+    write_silence(container, container.add_stream('aac', rate=8000), seconds)
   return path

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from datasets.color import ColorJitterConfig
 from errors import ConfigError
 from train_lib import augment as aug
-from train_lib.augment import ColorJitterConfig
 from train_lib.randaugment import RandAugmentConfig
 
 JITTER = ColorJitterConfig(prob=1.0, grayscale_prob=0.0)

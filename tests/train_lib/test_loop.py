@@ -70,6 +70,7 @@ def test_checkpoint_meta_tells_what_the_run_was(finished):
   meta = checkpointer.restore_meta(6)
   checkpointer.close()
   assert len(meta['class_names']['motion']) == 8
+  assert len(meta['position'].pop('data')) == 64
   assert meta['position'] == {'step': 6, 'seed': 0, 'batch_size': 8, 'examples': 32}
   assert meta['config']['name'] == 'vivit/demo'
   assert set(meta['versions']) >= {'jax', 'flax'}

@@ -1,0 +1,172 @@
+"""The command: flags to splits, what it prints, and how it fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from datasets import index, manifest
+from errors import ConfigError, DataError
+from tests.datasets import videos
+from tests.datasets.test_build import run_here
+from tools import build_records
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='session')
+def video_root(tmp_path_factory):
+  """Class folders 'jump' with 5 videos and 'run and hide' with 6, one of which is no video."""
+  root = tmp_path_factory.mktemp('classes')
+  for folder, count in (('jump', 5), ('run and hide', 5)):
+    (root / folder).mkdir()
+    for number in range(count):
+      videos.write_video(root / folder / f'{number}.mp4', 4)
+  (root / 'run and hide' / 'x.mp4').write_text('no video')
+  return root
+
+
+@pytest.fixture
+def build_in(tmp_path, monkeypatch, video_root):
+  """Calls the command in this process with flags; returns the manifest."""
+  monkeypatch.setitem(flags.FLAGS.__dict__, '__flags_parsed', True)  # and not so afterwards
+  monkeypatch.setattr(
+    build_records.workers, 'run_processes', lambda plan, tasks, workers: run_here(plan, tasks)
+  )
+
+  def run(**given):
+    out = tmp_path / 'out'
+    texts = {name: str(value) for name, value in given.items()}
+    with flagsaver.as_parsed(**{'video_root': str(video_root), 'out': str(out), **texts}):
+      build_records.main()
+    return manifest.load(out)
+
+  return run
+
+
+def sizes(made):
+  return {name: split.examples for name, split in made.splits.items()}
+
+
+def keys(tmp_path, made, split):
+  found = index.open_index(tmp_path / 'out', made, split)
+  return sorted(found.key(row) for row in range(len(found)))
+
+
+def write_csv(tmp_path, text):
+  path = tmp_path / 'clips.csv'
+  path.write_text(text, encoding='utf-8')
+  return str(path)
+
+
+def test_class_folders_with_a_part_held_out(build_in, tmp_path, capsys):
+  made = build_in(holdout=0.2)
+  assert sizes(made) == {'train': 8, 'test': 2}
+  assert [key.split('/')[0] for key in keys(tmp_path, made, 'test')] == ['jump', 'run and hide']
+  assert made.tasks['label'].classes == ('jump', 'run and hide')
+  output = capsys.readouterr().out
+  assert 'run and hide/x.mp4: cannot be read as a video' in output
+  assert not set(keys(tmp_path, made, 'train')) & set(keys(tmp_path, made, 'test'))
+  build_in(holdout=0.2)
+  assert capsys.readouterr().out.count('already built, nothing to do.') == 2
+
+
+def test_a_csv_names_the_splits(build_in, tmp_path, capsys):
+  path = write_csv(
+    tmp_path,
+    'path,label,start,end,split\n'
+    'jump/0.mp4,jump,,,train\n'
+    'jump/0.mp4,jump,,,train\n'
+    'jump/1.mp4,jump,0.04,0.12,val\n'
+    'run and hide/gone.mp4,"hide, then run",,,train\n'
+    'run and hide/2.mp4,"hide, then run",,,train\n',
+  )
+  made = build_in(csv=path, size=32)
+  assert sizes(made) == {'train': 2, 'val': 1}
+  assert made.tasks['label'].classes == ('hide, then run', 'jump')
+  assert keys(tmp_path, made, 'val') == ['jump/1.mp4@0.04-0.12']
+  source = made.source['splits']['train']
+  assert source['annotations']['file'] == 'clips.csv'
+  assert len(source['annotations']['sha256']) == 64
+  assert source['plan']['size'] == 32
+  output = capsys.readouterr().out
+  assert 'train: 2 written, 2 rejected.' in output
+  assert 'row 3, jump/0.mp4: same path, start and end as row 2' in output
+  assert 'row 5, run and hide/gone.mp4: no such video file.' in output
+  assert f'all rejected rows: {tmp_path}/out/rejected-train.csv' in output
+  assert 'val: 1 written, 0 rejected.' in output
+
+
+def test_one_split_of_a_csv(build_in, tmp_path):
+  path = write_csv(
+    tmp_path, 'path,label,split\njump/0.mp4,jump,train\nrun and hide/0.mp4,run,val\n'
+  )
+  assert sizes(build_in(csv=path, split='val')) == {'val': 1}
+  assert sizes(build_in(csv=path)) == {'val': 1, 'train': 1}
+  with pytest.raises(ConfigError, match=r"--split=dev: .* names \['train', 'val'\]"):
+    build_in(csv=path, split='dev')
+
+
+def test_a_later_split_takes_the_classes_of_the_dataset(build_in, tmp_path, capsys):
+  build_in()
+  path = write_csv(tmp_path, 'path,label\njump/0.mp4,jump\njump/1.mp4,swim\n')
+  made = build_in(csv=path, split='test')
+  assert sizes(made) == {'train': 10, 'test': 1}
+  assert made.tasks['label'].classes == ('jump', 'run and hide')
+  assert "'swim' is not among the 2 classes of 'label'" in capsys.readouterr().out
+
+
+def test_several_label_groups(build_in, tmp_path):
+  path = write_csv(tmp_path, 'path,label:verb,label:tags\njump/0.mp4,jump,a|b\njump/1.mp4,hop,\n')
+  made = build_in(csv=path, multi_label='tags')
+  assert made.tasks['verb'].classes == ('hop', 'jump')
+  assert (made.tasks['tags'].classes, made.tasks['tags'].multi_label) == (('a', 'b'), True)
+
+
+def test_a_public_layout(build_in, tmp_path):
+  path = write_csv(
+    tmp_path, 'label,youtube_id,time_start,time_end,split\njump,0,0,1,train\nrun,1,0,1,val\n'
+  )
+  made = build_in(csv=path, layout='kinetics', split='validation', trimmed=True)
+  assert sizes(made) == {'validation': 1}
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'quality': 1}, r'quality: expected 2 \(best\) to 31'),
+    ({'size': 255}, 'size: expected an even number'),
+    ({'fps': -1.0}, 'fps: expected more than 0'),
+    ({'workers': 0}, '--workers: expected at least 1'),
+    ({'holdout': 0.2, 'split': 'val'}, '--holdout makes the splits itself'),
+    ({'layout': 'kinetics'}, '--layout=kinetics needs an annotation file'),
+  ],
+)
+def test_flags_that_cannot_be(build_in, given, message):
+  with pytest.raises(ConfigError, match=message):
+    build_in(**given)
+
+
+def test_nothing_written_is_an_error(build_in, tmp_path):
+  path = write_csv(tmp_path, 'path,label\ngone.mp4,jump\n')
+  with pytest.raises(DataError, match='none of the 1 rows gave a record'):
+    build_in(csv=path)
+
+
+def test_the_command_line(tmp_path, video_root):
+  def run(*flags):
+    return subprocess.run(
+      [sys.executable, '-m', 'tools.build_records', f'--out={tmp_path / "out"}', *flags],
+      cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+  failed = run(f'--video_root={tmp_path / "nowhere"}')
+  assert failed.returncode == 1
+  assert failed.stderr.startswith('DataError: ')
+  assert 'Traceback' not in failed.stderr
+  done = run(f'--video_root={video_root}', '--workers=1')
+  assert (done.returncode, done.stderr) == (0, '')
+  assert 'train: 11 rows to convert ...\ntrain: 10 written, 1 rejected.\n' in done.stdout

@@ -1,0 +1,187 @@
+"""Turns videos and their annotations into a dataset: TFRecord shards, index and manifest.
+
+Videos are read with PyAV. Every row becomes a clip: its shorter side is resized, its frames are
+stored as JPEG. Rows that cannot be used are counted and listed in rejected-SPLIT.csv. Interrupted or
+killed, the same command goes on from the finished shards.
+
+Examples:
+  # path,label[,start,end][,key][,split] with a header; paths count from --video_root
+  python -m tools.build_records --csv=clips.csv --video_root=videos --out=data/mine
+  # one sub-folder per class, a fifth of the videos held out as split 'test'
+  python -m tools.build_records --video_root=videos --out=data/mine --holdout=0.2
+  # the annotation file of a public dataset, split after split into one directory
+  python -m tools.build_records --layout=kinetics --csv=train.csv --video_root=k400/train \\
+      --out=data/k400
+  python -m tools.build_records --layout=kinetics --csv=validate.csv --video_root=k400/val \\
+      --out=data/k400 --split=validation
+  # under Apache Beam (pip install apache-beam)
+  python -m tools.build_records ... --runner=beam --beam_args='--direct_num_workers=8'
+"""
+
+import functools
+import hashlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from datasets import annotation_layouts, annotations, beam, build, convert, manifest, workers
+from datasets.annotations import Annotations, Row
+from errors import ConfigError
+from tools import command
+
+_CSV = flags.DEFINE_string('csv', None, 'Annotation file. Default: one sub-folder per class.')
+_VIDEO_ROOT = flags.DEFINE_string('video_root', None, 'Folder of the videos.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'Directory of the dataset.', required=True)
+_LAYOUT = flags.DEFINE_enum(
+  'layout', 'csv', ['csv', *annotation_layouts.LAYOUTS], 'What the annotation file is.'
+)
+_SPLIT = flags.DEFINE_string(
+  'split', None, "Split to build; default: all that the file names, else 'train'."
+)
+_HOLDOUT = flags.DEFINE_float(
+  'holdout', None, "Fraction of each class' videos for a split 'test' besides 'train'."
+)
+_CLASSES = flags.DEFINE_string(
+  'classes', None, 'File with one class name a line, in label order. Default: sorted names.'
+)
+_MULTI_LABEL = flags.DEFINE_list(
+  'multi_label', [], "Label groups of the csv with any number of labels a clip, separated by '|'."
+)
+_TRIMMED = flags.DEFINE_bool(
+  'trimmed', False, '(kinetics) The videos are cut to the clips already.'
+)
+_SIZE = flags.DEFINE_integer('size', 256, 'Shorter side in px, even; videos are never enlarged.')
+_QUALITY = flags.DEFINE_integer(
+  'quality', 4, "JPEG quantiser scale as ffmpeg's -q:v: 2 is best, 31 is worst."
+)
+_FPS = flags.DEFINE_float('fps', None, "Frames per second; default: each video's own average.")
+_SHARDS = flags.DEFINE_integer('shards', None, 'Number of shards; default: one for 128 rows.')
+_WORKERS = flags.DEFINE_integer('workers', None, 'Processes; default: the number of cores.')
+_RUNNER = flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'What runs the workers.')
+_BEAM_ARGS = flags.DEFINE_string('beam_args', '', 'Flags for Apache Beam, as one string.')
+
+_FIRST_REASONS = 3
+
+
+def main() -> None:
+  """Builds every split asked for, and says what came of it."""
+  read = _read()
+  settings = convert.Settings(
+    _VIDEO_ROOT.value, read.groups, _SIZE.value, _QUALITY.value, _FPS.value
+  )
+  rejected = read.rejected  # told with the first split
+  for split, rows in _splits(read).items():
+    plan = build.make_plan(
+      _OUT.value,
+      split,
+      rows,
+      settings,
+      rejected=rejected,
+      annotations=_origin(),
+      shards=_SHARDS.value,
+    )
+    begin = time.monotonic()
+    try:
+      built = build.build(plan, _runner())
+    except KeyboardInterrupt:
+      print('\nInterrupted. The same command goes on from the finished shards.', file=sys.stderr)
+      sys.exit(command.INTERRUPTED)
+    _report(plan, built, time.monotonic() - begin)
+    rejected = ()
+
+
+def _runner() -> Any:
+  if _WORKERS.value is not None and _WORKERS.value < 1:
+    raise ConfigError(f'--workers: expected at least 1, got {_WORKERS.value}.')
+  if _RUNNER.value == 'beam':
+    return functools.partial(beam.run_beam, options=shlex.split(_BEAM_ARGS.value))
+  return functools.partial(workers.run_processes, workers=_WORKERS.value)
+
+
+def _read() -> Annotations:
+  """The rows, with the classes of the file given, else those of the dataset that is there."""
+  layout, path, root = _LAYOUT.value, _CSV.value, _VIDEO_ROOT.value
+  classes = _known_classes()
+  if path is None:
+    if layout != 'csv':
+      raise ConfigError(f'--layout={layout} needs an annotation file: --csv=FILE.')
+    return annotations.read_folder(root, classes=_single(classes))
+  if layout == 'csv':
+    return annotations.read_csv(path, classes=classes, multi_label=_MULTI_LABEL.value)
+  return annotation_layouts.read(
+    path,
+    layout,
+    video_root=root,
+    split=_SPLIT.value or '',
+    classes=classes,
+    trimmed=_TRIMMED.value,
+  )
+
+
+def _known_classes() -> annotations.Classes:
+  if _CLASSES.value is not None:
+    if _LAYOUT.value == 'csv':
+      return annotations.read_classes(_CLASSES.value)
+    return annotation_layouts.read_classes(_CLASSES.value, _LAYOUT.value)
+  if (Path(_OUT.value) / manifest.FILE_NAME).exists():
+    return {name: task.classes for name, task in manifest.load(_OUT.value).tasks.items()}
+  return None
+
+
+def _single(classes: annotations.Classes) -> Sequence[str] | None:
+  return classes.get(annotations.GROUP) if isinstance(classes, Mapping) else classes
+
+
+def _splits(read: Annotations) -> dict[str, Sequence[Row]]:
+  """The rows of each split to be built."""
+  named: dict[str, list[Row]] = {}
+  for row in read.rows:
+    named.setdefault(row.split or _SPLIT.value or 'train', []).append(row)
+  if _HOLDOUT.value is not None:
+    if _SPLIT.value is not None or any(row.split for row in read.rows):
+      raise ConfigError('--holdout makes the splits itself; here --split or the file names them.')
+    train, test = build.hold_out(read.rows, _HOLDOUT.value)
+    return {'train': train, 'test': test}
+  if _SPLIT.value is not None and _LAYOUT.value == 'csv':
+    if _SPLIT.value not in named:
+      raise ConfigError(f'--split={_SPLIT.value}: {_CSV.value} names {sorted(named)}.')
+    return {_SPLIT.value: named[_SPLIT.value]}
+  return dict(named)
+
+
+def _origin() -> dict[str, Any]:
+  """What the annotations were, for the manifest."""
+  if _CSV.value is None:
+    return {'layout': 'folders'}
+  sha256 = hashlib.sha256(Path(_CSV.value).read_bytes()).hexdigest()
+  return {'layout': _LAYOUT.value, 'file': os.path.basename(_CSV.value), 'sha256': sha256}
+
+
+def _report(plan: build.Plan, built: build.Built, seconds: float) -> None:
+  if built.already:
+    print(f'{plan.split}: already built, nothing to do.')
+  print(f'{plan.split}: {built.examples:,} written, {len(built.rejected):,} rejected.')
+  for row in built.rejected[:_FIRST_REASONS]:
+    print(f'  row {row.number}, {row.path}: {row.reason}')
+  if built.rejected:
+    print(f'  all rejected rows: {plan.rejected_csv}')
+  if built.already:
+    return
+  made = manifest.load(plan.directory)
+  source, shards = made.source['splits'][plan.split], made.splits[plan.split].shards
+  size, psnr = sum(shard.bytes for shard in shards), source['jpeg_psnr_db']
+  print(
+    f'  {plan.directory}: {len(shards)} shards, {size / 1e6:,.1f} MB, {source["frames"]:,} frames, '
+    f'JPEG quality {plan.settings.quality} at {psnr["median"]:.1f} dB (lowest {psnr["min"]:.1f}), '
+    f'{seconds:.1f} s'
+  )
+
+
+if __name__ == '__main__':
+  command.run(main)
