@@ -16,6 +16,7 @@ PLAIN_FRAMES = 8
 """Frames of a plain sample."""
 PLAIN_SIDE = 224
 """Largest shorter side of a plain sample's frames, in px."""
+_LEAST_SHARE = 0.005  # Of a class in a mixed clip, to be named.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Sample:
     num_frames: frames of the video.
     frame_rate: of the video, frames per second; 0: unknown.
     key: the video's name.
-    labels: names of its classes, with shares where clips are mixed.
+    labels: names of its classes, with shares where clips are mixed, a line each.
     notes: what else happened to it.
   """
 
@@ -37,7 +38,7 @@ class Sample:
   num_frames: int
   frame_rate: float
   key: str
-  labels: str
+  labels: tuple[str, ...]
   notes: tuple[str, ...] = ()
 
   @property
@@ -49,8 +50,8 @@ class Sample:
 
   @property
   def lines(self) -> list[str]:
-    """All but the labels, a line each."""
-    return [self.key, frame_numbers(self.indices, self.num_frames), *self.notes]
+    """All but the first label, a line each."""
+    return [*self.labels[1:], self.key, frame_numbers(self.indices, self.num_frames), *self.notes]
 
 
 def plain_samples(dataset: VideoDataset, count: int, seed: int) -> list[Sample]:
@@ -106,7 +107,12 @@ def evaluation_samples(
 
 
 def make_sample(
-  dataset: VideoDataset, row: int, pixels: _Array, indices: _Array, labels: str, *notes: str
+  dataset: VideoDataset,
+  row: int,
+  pixels: _Array,
+  indices: _Array,
+  labels: tuple[str, ...],
+  *notes: str,
 ) -> Sample:
   """A sample of a video of a dataset."""
   num_frames, frame_rate = int(dataset.num_frames[row]), float(dataset.frame_rate[row])
@@ -136,32 +142,32 @@ def frame_numbers(indices: _Array, num_frames: int) -> str:
 
 
 def repetition(indices: _Array, num_frames: int) -> str:
-  """How a clip shows frames more than once, '' if it does not."""
-  again = len(indices) - len(np.unique(indices))
-  if not again:
-    return ''
+  """How a clip goes on beyond the video's end or shows frames again, '' if it does not."""
   if (np.diff(indices) < 0).any():
     return f'loops: the video has only {num_frames} frames'
-  held = int((indices == num_frames - 1).sum())
-  if held == again + 1:
-    return f'holds its last frame {held} times'
-  return f'shows {again} frames again'
+  again = len(indices) - len(np.unique(indices))
+  at_end = int((indices == num_frames - 1).sum())
+  if again and at_end == again + 1:
+    return f'holds its last frame {at_end} times: the video has only {num_frames} frames'
+  return f'shows {again} frames again' if again else ''
 
 
-def label_names(dataset: VideoDataset, labels: Mapping[str, _Array]) -> str:
+def label_names(dataset: VideoDataset, labels: Mapping[str, _Array]) -> tuple[str, ...]:
   """Class names of every task's labels: a class number, or weights [K] in [0, 1].
 
-  Weights other than 0 and 1, of mixed clips, are shown as shares: `'70% run + 30% jump'`.
+  Weights other than 0 and 1, of mixed clips, are shares: `('70% run', '+ 30% jump')`.
   """
-  return ' | '.join(
-    _names(dataset.class_names(task), np.asarray(label)) for task, label in labels.items()
+  return tuple(
+    line
+    for task, label in labels.items()
+    for line in _names(dataset.class_names(task), np.asarray(label))
   )
 
 
-def _names(names: Sequence[str], label: _Array) -> str:
+def _names(names: Sequence[str], label: _Array) -> list[str]:
   if not label.ndim:
-    return names[int(label)]
-  chosen = [int(k) for k in np.argsort(-label, kind='stable') if label[k] > 0.005]
-  if all(label[k] > 0.995 for k in chosen):
-    return ', '.join(names[k] for k in chosen) or '(none)'
-  return ' + '.join(f'{label[k]:.0%} {names[k]}' for k in chosen)
+    return [names[int(label)]]
+  chosen = [int(k) for k in np.argsort(-label, kind='stable') if label[k] > _LEAST_SHARE]
+  if all(label[k] > 1 - _LEAST_SHARE for k in chosen):
+    return [', '.join(names[k] for k in chosen) or '(no label)']
+  return [f'{"+ " if i else ""}{label[k]:.0%} {names[k]}' for i, k in enumerate(chosen)]

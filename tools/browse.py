@@ -147,7 +147,7 @@ def draw_sheet(path: Path, dataset: VideoDataset, shown: Shown) -> None:
   """Writes the contact sheet."""
   from train_lib import pictures
 
-  strips = [pictures.Sample(s.pixels, s.marks, s.labels, s.lines) for s in shown.samples]
+  strips = [pictures.Sample(s.pixels, s.marks, s.labels[0], s.lines) for s in shown.samples]
   pictures.sample_sheet_png(path, f'{dataset.where} · {dataset.split}', shown.how, strips)
 
 
@@ -174,8 +174,7 @@ def _browse() -> None:
 
 def _with_config() -> tuple[VideoDataset, Shown]:
   # Imported here so that the rest needs no JAX.
-  from train_lib import data
-  from train_lib import samples as train_samples
+  from train_lib import data, training_samples
   from train_lib.experiment import parse
 
   config = _CONFIG.value
@@ -189,7 +188,7 @@ def _with_config() -> tuple[VideoDataset, Shown]:
   print(overview(sources.contents(own.dir), dataset), flush=True)
   if dataset.split == own.train_split:
     facts = data.facts_of(experiment, dataset)
-    drawn = train_samples.training_samples(experiment, facts, dataset, _CLIPS.value)
+    drawn = training_samples.training_samples(experiment, facts, dataset, _CLIPS.value)
     return dataset, Shown(
       f'as {experiment.name} trains on them first, seed {experiment.seed}', drawn
     )
@@ -258,7 +257,12 @@ def report_text(data: str, report: check.Report) -> str:
   if len(report.defects) > _FIRST_DEFECTS:
     lines.append(f'... and {len(report.defects) - _FIRST_DEFECTS:,} more')
   kinds = ', '.join(f'{kind} {count:,}' for kind, count in report.kinds.items())
-  return '\n'.join([*lines, f'{data}: {len(report.defects):,} defects in {read}: {kinds}.'])
+  return '\n'.join(
+    [
+      *lines,
+      f'{data}: {len(report.defects):,} defect{"s" * (len(report.defects) > 1)} in {read}: {kinds}.',
+    ]
+  )
 
 
 def main() -> None:

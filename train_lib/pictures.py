@@ -67,9 +67,8 @@ _MAX_LABELLED = 40  # classes; beyond, tick labels would overlap
 _MAX_NUMBERED = 12  # classes; beyond, numbers in the cells would
 _LISTED = 25  # confusions at the side of a large matrix
 _STRIP = 8  # frames per clip
-_MARK = 0.22  # inches below a frame
+_MARK, _GAP = 0.22, 0.03  # inches below a frame of a sample, and beside it
 _INK, _MUTED, _RIGHT, _WRONG = '#1f2430', '#6b7280', '#1a9850', '#d73027'
-_BORDER = '#c7cdd6'
 _BLUES = LinearSegmentedColormap.from_list('blues', ['#ffffff', '#c9dcf0', '#5b9bd0', '#12355f'])
 
 
@@ -281,11 +280,12 @@ def _draw_sheet(sections: Sequence[_Section], strip_width: float) -> Figure:
     for clip, height in zip(section.clips, section_heights):
       left = 0.25 + strip_width + 0.2
       if isinstance(clip, Sample):
-        box = (0.25, top, strip_width, height - _MARK)
-        _draw_marks(axes, clip, box, _draw_strip(axes, clip.frames, box, _BORDER))
+        size = _draw_strip(axes, clip.frames, (0.25, top, strip_width, height - _MARK), _GAP)
+        _draw_marks(axes, clip, (0.25, top), size)
         _draw_lines(axes, clip, left, top)
       else:
-        _draw_strip(axes, clip.frames, (0.25, top, strip_width, height), section.color)
+        size = _draw_strip(axes, clip.frames, (0.25, top, strip_width, height))
+        _draw_border(axes, clip, (0.25, top), size, section.color)
         _draw_caption(axes, clip, left, top, section.color)
       top += height + row_gap
   return figure
@@ -321,34 +321,35 @@ def _row_height(clip: Clip | Sample, strip_width: float) -> float:
 
 
 def _draw_strip(
-  axes: Axes, frames: np.ndarray, box: tuple[float, float, float, float], color: str
+  axes: Axes, frames: np.ndarray, box: tuple[float, float, float, float], gap: float = 0.0
 ) -> tuple[float, float]:
-  """Frames side by side in one border, as large as the box allows for 8; width, height of one."""
+  """Frames side by side, as large as the box allows for 8; the width and height of one."""
   left, top, width, height = box
   shape = frames.shape[1:3]
-  scale = min(height / shape[0], width / _STRIP / shape[1])
+  scale = min(height / shape[0], (width / _STRIP - gap) / shape[1])
   frame_height, frame_width = shape[0] * scale, shape[1] * scale
-  chosen = frames[strip_indices(len(frames))]
-  for i, frame in enumerate(chosen):
-    x = left + i * frame_width
+  for i, frame in enumerate(frames[strip_indices(len(frames))]):
+    x = left + i * (frame_width + gap)
     extent = (x, x + frame_width, top + frame_height, top)
     axes.imshow(frame, extent=extent, aspect='auto', interpolation='antialiased')
-  corner, strip_width = (left, top), frame_width * len(chosen)
-  axes.add_patch(
-    Rectangle(corner, strip_width, frame_height, fill=False, edgecolor=color, linewidth=3, zorder=3)
-  )
   return frame_width, frame_height
 
 
+def _draw_border(
+  axes: Axes, clip: Clip, corner: tuple[float, float], size: tuple[float, float], color: str
+) -> None:
+  width = size[0] * len(strip_indices(len(clip.frames)))
+  border = Rectangle(corner, width, size[1], fill=False, edgecolor=color, linewidth=3, zorder=3)
+  axes.add_patch(border)
+
+
 def _draw_marks(
-  axes: Axes,
-  sample: Sample,
-  box: tuple[float, float, float, float],
-  frame_size: tuple[float, float],
+  axes: Axes, sample: Sample, corner: tuple[float, float], size: tuple[float, float]
 ) -> None:
   """The mark of each frame below it."""
+  y = corner[1] + size[1] + 0.6 * _MARK
   for i, chosen in enumerate(strip_indices(len(sample.frames))):
-    x, y = box[0] + (i + 0.5) * frame_size[0], box[1] + frame_size[1] + 0.6 * _MARK
+    x = corner[0] + i * (size[0] + _GAP) + size[0] / 2
     axes.text(x, y, sample.marks[chosen], color=_MUTED, fontsize=7.5, ha='center', va='center')
 
 
