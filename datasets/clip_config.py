@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from errors import ConfigError
 
@@ -73,6 +73,11 @@ class ClipConfig:
     self._check_time()
     self._check_space()
 
+  def without_augmentation(self) -> Self:
+    """The same clip with everything off that only training does."""
+    default = {field.name: field.default for field in dataclasses.fields(self)}
+    return dataclasses.replace(self, **{name: default[name] for name in _TRAINING_ONLY})  # type: ignore[arg-type]
+
   def _check_time(self) -> None:
     if self.sampling != 'dense':
       problem = f"1 with sampling='{self.sampling}', which has no stride"
@@ -92,6 +97,19 @@ class ClipConfig:
         value = getattr(self, name)
         require(value is None, f'clip.{name}', "None with random_crop='inception'", value)
       require(self.crop_area[1] <= 1, 'clip.crop_area', 'at most the whole frame', self.crop_area)
+
+
+_TRAINING_ONLY = (
+  'resize_jitter',
+  'scale_jitter',
+  'scale_jitter_prob',
+  'random_crop',
+  'crop_area',
+  'crop_aspect',
+  'flip_prob',
+  'flip_swap',
+  'repeats',
+)
 
 
 def require(condition: bool, field: str, expected: str, got: object) -> None:

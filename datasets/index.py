@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import struct
-import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
 
 from datasets import layout, records
 from datasets import manifest as manifest_lib
+from datasets.progress import with_progress
 from errors import DataError
 
 FORMAT_VERSION = 2
-PROGRESS_AFTER_SECONDS = 2.0
 
 # Frames further apart than this in a file are read by separate calls.
 _MERGE_GAP_BYTES = 256 * 1024
@@ -164,7 +162,7 @@ def build(directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, sp
   builder = _Builder(manifest)
   scan = _scan(Path(directory), shards, builder)
   total = manifest.splits[split].examples
-  for _ in _with_progress(scan, total, f'indexing {Path(directory).name}/{split}'):
+  for _ in with_progress(scan, total, f'indexing {Path(directory).name}/{split}'):
     pass
   return builder.finish()
 
@@ -328,20 +326,3 @@ def _scan(
         f'{path}: holds {count} records, {manifest_lib.FILE_NAME} says {shard.examples}. '
         'Write the manifest again.'
       )
-
-
-def _with_progress(items: Iterator[None], total: int, title: str) -> Iterator[None]:
-  """Passes items on and draws a bar once they have taken longer than two seconds."""
-  bar = Progress(transient=True, auto_refresh=False)
-  task = bar.add_task(title, total=total)
-  refresh = time.monotonic() + PROGRESS_AFTER_SECONDS
-  try:
-    for done, item in enumerate(items, start=1):
-      yield item
-      if time.monotonic() >= refresh:
-        bar.start()
-        bar.update(task, completed=done, refresh=True)
-        refresh = time.monotonic() + 0.2
-  finally:
-    if bar.live.is_started:
-      bar.stop()

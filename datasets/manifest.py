@@ -15,9 +15,8 @@ FILE_NAME = 'manifest.json'
 FORMAT_VERSION = 1
 
 _HOW_TO_MAKE = (
-  'Make one by writing the records with `datasets.records.write_split` (or describing shards that '
-  'exist already with `datasets.records.describe_split`) followed by `datasets.manifest.write`; '
-  'for the demo dataset run `python -m tools.make_demo_data --out=DIR`.'
+  'Make one from videos with `python -m tools.build_records`, for TFRecords that exist already with '
+  '`python -m tools.make_manifest`, or for the demo with `python -m tools.make_demo_data`.'
 )
 
 
@@ -88,17 +87,23 @@ def create(
   Raises:
     DataError: an empty split, no splits or groups, or duplicate names.
   """
-  groups: dict[str, TaskLabels] = {}
-  offset = 0
-  for name, (classes, multi_label) in tasks.items():
-    groups[name] = TaskLabels(tuple(classes), bool(multi_label), offset)
-    offset += len(classes)
+  groups = offset_groups(tasks)
   by_name = {split.name: split for split in splits}
   if len(by_name) != len(splits):
     raise DataError(f'manifest: split names repeat: {[split.name for split in splits]}.')
   manifest = Manifest(by_name, groups, dict(source or {}))
   _check_content(manifest, 'manifest')
   return manifest
+
+
+def offset_groups(tasks: Mapping[str, tuple[Sequence[str], bool]]) -> dict[str, TaskLabels]:
+  """Label groups of `{group: (classes, multi_label)}`, each numbered on from the one before."""
+  groups: dict[str, TaskLabels] = {}
+  offset = 0
+  for name, (classes, multi_label) in tasks.items():
+    groups[name] = TaskLabels(tuple(classes), bool(multi_label), offset)
+    offset += len(classes)
+  return groups
 
 
 def write(directory: str | os.PathLike[str], manifest: Manifest) -> Path:
@@ -190,12 +195,12 @@ def _from_json(content: Mapping[str, Any]) -> Manifest:
       raise ValueError(
         f'split {name!r} says {split["examples"]} examples, its shards {splits[name].examples}'
       )
-  tasks = {}
-  offset = 0
-  for name, task in content['tasks'].items():
-    classes = tuple(str(label) for label in task['classes'])
-    tasks[name] = TaskLabels(classes, bool(task['multi_label']), offset)
-    offset += len(classes)
+  tasks = offset_groups(
+    {
+      name: ([str(label) for label in task['classes']], task['multi_label'])
+      for name, task in content['tasks'].items()
+    }
+  )
   return Manifest(splits, tasks, dict(content['source']))
 
 

@@ -1,7 +1,8 @@
 """Checkpoints of a run: state, position in the data, and what is needed to understand them.
 
 Orbax is used only here. A checkpoint is `<workdir>/checkpoints/<step>/` with the items `state`
-(arrays) and `meta` (JSON: data position, config, class names, versions, git revision, metrics).
+(arrays) and `meta` (JSON: data position, config, preprocessing, class names, versions, git revision,
+metrics).
 """
 
 import contextlib
@@ -142,7 +143,7 @@ def latest_step(workdir: Path) -> int | None:
   return max(steps, default=None)
 
 
-def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
+def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, Any]]:
   """The newest parameters of another run (averaged ones if it kept an average), to start from.
 
   Args:
@@ -150,7 +151,7 @@ def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
 
   Returns:
     Nested arrays in Scenic's naming, the trunk's leaves at the top and the heads as `heads_<task>`
-    beside them; and the class names of each task.
+    beside them; and the `meta` item.
 
   Raises:
     CheckpointMismatchError: The folder holds no checkpoint, or a damaged one.
@@ -176,12 +177,13 @@ def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
     )
   params = restored.state[part]
   heads = {name: leaves for name, leaves in params.items() if name.startswith('heads_')}
-  return {**params['trunk'], **heads}, restored.meta['class_names']
+  return {**params['trunk'], **heads}, restored.meta
 
 
 def describe(
   config_json: Mapping[str, Any],
   facts: DataFacts,
+  preprocessing: Mapping[str, Any],
   position: Mapping[str, Any],
   metrics: Mapping[str, float] | None,
 ) -> dict[str, Any]:
@@ -189,6 +191,7 @@ def describe(
   return {
     'position': dict(position),
     'config': dict(config_json),
+    'preprocessing': dict(preprocessing),
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
     'versions': {name: importlib.metadata.version(name) for name in _VERSIONED},

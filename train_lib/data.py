@@ -14,6 +14,7 @@ from datasets.dataset import VideoDataset
 from datasets.examples import too_many
 from datasets.sources import open_dataset
 from errors import ConfigError, DataError
+from train_lib import preprocessing
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.mesh import host_slice
 from train_lib.program import Batch, Program
@@ -125,11 +126,11 @@ def eval_stream(
 ) -> Iterator[tuple[Mapping[str, Any], Batch]]:
   """(host batch, device batch) pairs that hold every example exactly once."""
   experiment = program.experiment
-  config = experiment.dataset[1]
+  name, config = experiment.dataset
   index, count = host_slice(program.mesh, experiment.evaluation.batch_size)
   batches = batches_lib.eval_batches(
     dataset,
-    config.clip,
+    preprocessing.of(experiment)[name].clip,
     batch_size=experiment.evaluation.batch_size,
     temporal_views=config.temporal_views,
     spatial_views=config.spatial_views,

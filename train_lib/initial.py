@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from errors import CheckpointMismatchError
-from train_lib import checkpoint, pretrained_vit
+from train_lib import checkpoint, preprocessing, pretrained_vit
 from train_lib.console import say
 from train_lib.pretrained import load_pretrained
 from train_lib.program import Program
@@ -28,15 +28,16 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
 
   Raises:
     CheckpointMismatchError: The file is missing, unknown, or does not fit; lists the paths. Or the
-      heads are loaded from a run whose classes are others.
+      heads are loaded from a run whose classes are others, or the run normalised pixels otherwise.
   """
   config = program.experiment.init_from
   if not config.path:
     return None
   if Path(config.path).is_dir():
-    weights, class_names = checkpoint.load_params(config.path)
+    weights, meta = checkpoint.load_params(config.path)
     if config.load_head:
-      checkpoint.check_class_names(class_names, program.facts, Path(config.path))
+      checkpoint.check_class_names(meta['class_names'], program.facts, Path(config.path))
+    preprocessing.say_changes(meta, program.experiment, Path(config.path))
   else:
     weights = pretrained_vit.read_arrays(config.path)
   _, report = _fill(program, program.abstract_state.params, weights)

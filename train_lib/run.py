@@ -1,5 +1,6 @@
 """A run: an experiment in its workdir, trained, evaluated or inspected."""
 
+import contextlib
 import json
 import os
 import tempfile
@@ -12,7 +13,7 @@ import jax
 
 from datasets.dataset import VideoDataset
 from errors import ConfigError
-from train_lib import checkpoint, cost, data, evaluation, tables
+from train_lib import checkpoint, cost, data, evaluation, preprocessing, tables
 from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
 from train_lib.experiment import Experiment
@@ -78,13 +79,13 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
   if step is None:
     state = fresh_state(program, weights)
   else:
-    checkpointer = checkpoint.Checkpointer(folder, experiment.checkpoint)
-    where = checkpointer.folder / str(step)
-    meta = checkpointer.restore_meta(step)
-    checkpoint.check_class_names(meta['class_names'], program.facts, where)
-    say(f'Evaluating {where}.')
-    state = checkpointer.restore_for_evaluation(step, program.abstract_state)
-    checkpointer.close()
+    with contextlib.closing(checkpoint.Checkpointer(folder, experiment.checkpoint)) as checkpointer:
+      where = checkpointer.folder / str(step)
+      meta = checkpointer.restore_meta(step)
+      checkpoint.check_class_names(meta['class_names'], program.facts, where)
+      say(f'Evaluating {where}.')
+      preprocessing.say_changes(meta, experiment, where)
+      state = checkpointer.restore_for_evaluation(step, program.abstract_state)
   _, files = evaluate(program, state, step or 0, dataset, folder)
   say('\n'.join(f'  {file}' for file in files))
 
@@ -178,6 +179,9 @@ class Training:
     checkpoint.check_class_names(meta['class_names'], self.program.facts, where)
     checkpoint.check_position(meta, self._position(step), where)
     changes = checkpoint.config_changes(meta['config'], json.loads(self.config_json))
+    preprocessing.changes(
+      meta, self.program.experiment, where
+    )  # The normalisation must be the same.
     if changes:
       say(f'The config has changed since step {step:,}:\n  ' + '\n  '.join(changes))
     state = self.checkpointer.restore(step, self.program.abstract_state)
@@ -191,7 +195,13 @@ class Training:
 
   def _save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None) -> None:
     config = json.loads(self.config_json)
-    meta = checkpoint.describe(config, self.program.facts, self._position(step), metrics)
+    meta = checkpoint.describe(
+      config,
+      self.program.facts,
+      preprocessing.to_json(preprocessing.of(self.program.experiment)),
+      self._position(step),
+      metrics,
+    )
     self.checkpointer.save(state, meta, metrics)
 
   def _position(self, step: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from datasets import index, manifest, records
+from datasets import index, manifest, progress, records
 from errors import DataError
 
 GROUPS = {'verb': (['open', 'close', 'cut'], False), 'tags': (['a', 'b', 'c', 'd'], True)}
@@ -217,8 +217,10 @@ def test_record_count_differs(tmp_path):
 
 def test_progress_bar_when_slow(tiny_dir, monkeypatch):
   shown = []
-  monkeypatch.setattr(index, 'PROGRESS_AFTER_SECONDS', -1.0)
-  monkeypatch.setattr(index.Progress, 'update', lambda self, task, **kwargs: shown.append(kwargs))
+  monkeypatch.setattr(progress, 'AFTER_SECONDS', -1.0)
+  monkeypatch.setattr(
+    progress.Progress, 'update', lambda self, task, **kwargs: shown.append(kwargs)
+  )
   built = index.build(tiny_dir, manifest.load(tiny_dir), 'train')
   assert len(built) == 10
   assert shown[0] == {'completed': 1, 'refresh': True}
