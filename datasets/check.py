@@ -10,10 +10,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from datasets import index as index_lib
-from datasets import layout, records
+from datasets import layout, records, sources
 from datasets import manifest as manifest_lib
 from datasets.crc32c import masked_crc32c
+from datasets.dataset import VideoDataset
 from datasets.index import Index
 from datasets.manifest import Manifest, Shard, TaskLabels
 from datasets.record_dataset import decode_frames
@@ -34,13 +37,14 @@ class Defect:
   """One thing that is wrong.
 
   Attributes:
-    file: name of the shard.
-    record: number in the shard, or `SHARD` when the defect is the shard's.
+    file: name of the shard; of a folder of videos, the split.
+    record: number in the shard (or row of the split), or `SHARD` when the defect is the shard's.
     byte: offset in the file, of the payload or of the frame.
     key: name of the record, '' if there is none.
     kind: 'shard' (its presence, size or count), 'framing', 'checksum' (of the payload), 'layout',
       'labels', 'frames' (their number), 'decode', 'size', 'format', 'index' (bytes differ from
-      when the index was built) or 'key' (one that repeats in its split).
+      when the index was built), 'key' (one that repeats in its split) or 'rejected' (a video or a
+      row that cannot be used).
     text: what is wrong, in words.
   """
 
@@ -107,29 +111,41 @@ def check(
   splits: Sequence[str] = (),
   *,
   num_threads: int = 8,
-  on_record: Callable[[], None] = lambda: None,
+  on_record: Callable[[int], None] = lambda total: None,
 ) -> Report:
   """Reads every record once: framing, checksums, layout, labels, keys, and every frame, decoded.
 
-  A shard that is damaged is read as far as it goes, and the others are read.
+  A shard that is damaged is read as far as it goes, and the others are read. In a folder of videos,
+  every frame of every clip is decoded.
 
   Args:
-    directory: holds the shards and `manifest.json`.
+    directory: holds the shards and `manifest.json`, or videos.
     splits: which to read; () all.
     num_threads: threads that check records.
-    on_record: called after each record.
+    on_record: called after each record with the number of all there should be.
 
   Raises:
     DataError: there is no usable manifest, or no such split.
   """
-  manifest = manifest_lib.read(directory)
-  unknown = [split for split in splits if split not in manifest.splits]
+  of_videos = sources.of_videos(directory)
+  manifest = None if of_videos else manifest_lib.read(directory)
+  sizes = (
+    {name: split.examples for name, split in manifest.splits.items()}
+    if manifest
+    else sources.contents(directory).split_sizes
+  )
+  unknown = [split for split in splits if split not in sizes]
   if unknown:
-    raise DataError(f'{directory}: no split {unknown[0]!r}; it has {sorted(manifest.splits)}.')
-  parts = []
+    raise DataError(f'{directory}: no split {unknown[0]!r}; it has {sorted(sizes)}.')
+  chosen = splits or list(sizes)
+  done = functools.partial(on_record, sum(sizes[split] for split in chosen))
   with concurrent.futures.ThreadPoolExecutor(num_threads, 'check') as pool:
-    for split in splits or manifest.splits:
-      parts.append(_check_split(Path(directory), manifest, split, pool, 2 * num_threads, on_record))
+    parts = [
+      _check_split(Path(directory), manifest, split, pool, 2 * num_threads, done)
+      if manifest
+      else _check_videos(sources.open_dataset(directory, split, {}), pool, done)
+      for split in chosen
+    ]
   return Report(
     defects=tuple(defect for part in parts for defect in part.defects),
     records=sum(part.records for part in parts),
@@ -182,6 +198,26 @@ def _check_split(
   order = {shard.name: i for i, shard in enumerate(shards)}
   defects.sort(key=lambda defect: (order[defect.file], defect.record))
   return Report(tuple(defects), count, frames, (split,) if index is None else ())
+
+
+def _check_videos(
+  dataset: VideoDataset, pool: concurrent.futures.Executor, on_record: Callable[[], None]
+) -> Report:
+  """Decodes every frame of every clip."""
+
+  def decode(row: int) -> Defect | None:
+    try:
+      for _ in dataset.frames(row, np.arange(dataset.num_frames[row])):
+        pass
+    except DataError as error:
+      return Defect(dataset.split, row, 0, dataset.key(row), 'decode', str(error))
+    return None
+
+  defects = [Defect(dataset.split, SHARD, 0, '', 'rejected', text) for text in dataset.defects]
+  for defect in pool.map(decode, range(len(dataset))):
+    defects += [defect] if defect else []
+    on_record()
+  return Report(tuple(defects), len(dataset), int(dataset.num_frames.sum()), ())
 
 
 def _rows(index: Index | None) -> dict[tuple[int, int], int]:

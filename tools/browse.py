@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from datasets import check, manifest, samples, sources
+from datasets import check, samples, sources
 from datasets.dataset import VideoDataset
 from datasets.manifest import TaskLabels
 from errors import ConfigError
@@ -217,8 +217,6 @@ def _data() -> str:
 def _check() -> None:
   """Reads every record; prints what is wrong and ends with exit code 1 if anything is."""
   splits = [_SPLIT.value] if _SPLIT.value else []
-  found = manifest.read(_data()).splits
-  total = sum(s.examples for name, s in found.items() if name in (splits or found))
   columns = (
     TextColumn('{task.description}'),
     BarColumn(),
@@ -227,10 +225,12 @@ def _check() -> None:
   )
   console = Console(stderr=True)
   with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-    task = bar.add_task('checking records', total=total)
-    report = check.check(
-      _data(), splits, num_threads=os.cpu_count() or 1, on_record=lambda: bar.advance(task)
-    )
+    task = bar.add_task('checking records', total=None)
+
+    def advance(total: int) -> None:
+      bar.update(task, advance=1, total=total)
+
+    report = check.check(_data(), splits, num_threads=os.cpu_count() or 1, on_record=advance)
   print(report_text(_data(), report))
   if report.defects:
     path = Path(_OUT.value or 'defects.csv')

@@ -12,6 +12,7 @@ import simplejpeg
 from datasets import check, index, manifest, records
 from datasets.check import SHARD
 from errors import DataError
+from tests.datasets.videos import write_video
 
 GROUPS = {'verb': (['open', 'close'], False), 'tags': (['a', 'b'], True)}
 FRAME = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
@@ -46,9 +47,9 @@ def found(directory, **kwargs):
 def test_no_defects(demo_data_dir):
   assert check.check(demo_data_dir) == check.Report((), 48, 48 * 25, ())
   count = []
-  report = check.check(demo_data_dir, ['test'], on_record=lambda: count.append(1))
+  report = check.check(demo_data_dir, ['test'], on_record=count.append)
   assert report == check.Report((), 16, 16 * 25, ())
-  assert len(count) == 16
+  assert count == [16] * 16
   with pytest.raises(DataError, match=r"no split 'val'; it has \['test', 'train'\]"):
     check.check(demo_data_dir, ['val'])
 
@@ -214,6 +215,25 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
   reports = [check.check(tmp_path, num_threads=threads) for threads in (1, 7)]
   assert reports[0] == reports[1]
   assert reports[0].kinds == {'labels': 20, 'frames': 14}
+
+
+def test_a_folder_of_videos(tmp_path):
+  write_video(tmp_path / 'good.mp4', 12)
+  write_video(tmp_path / 'bad.mp4', 40)
+  data = bytearray((tmp_path / 'bad.mp4').read_bytes())
+  start, end = data.index(b'mdat') + 4, data.index(b'moov')
+  data[(start + end) // 2 : end - 8] = bytes(end - 8 - (start + end) // 2)
+  (tmp_path / 'bad.mp4').write_bytes(data)
+  (tmp_path / 'train.csv').write_text('path,label\ngood.mp4,a\nbad.mp4,b\ngone.mp4,b\n')
+  (tmp_path / 'test.csv').write_text('path,label\ngood.mp4,a\n')
+  report = check.check(tmp_path)
+  assert (report.records, report.frames, report.without_index) == (3, 64, ())
+  rejected, broken = report.defects
+  assert (rejected.file, rejected.record, rejected.kind) == ('train', SHARD, 'rejected')
+  assert rejected.text.startswith('row 4:') and 'gone.mp4' in rejected.text
+  assert (broken.file, broken.record, broken.key) == ('train', 1, 'bad.mp4')
+  assert broken.kind == 'decode'
+  assert check.check(tmp_path, ['test']) == check.Report((), 1, 12, ())
 
 
 def test_table(tmp_path):

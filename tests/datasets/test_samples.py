@@ -6,7 +6,9 @@ import pytest
 from datasets import samples
 from datasets.batches import eval_batches
 from datasets.clip_config import ClipConfig
+from datasets.dataset import Contents
 from datasets.geometry import Window
+from datasets.manifest import TaskLabels
 from datasets.sources import contents, open_dataset
 
 
@@ -22,6 +24,14 @@ def test_contents(tiny_dir):
     'verb': (0, 3),
     'tags': (3, 4),
   }
+
+
+def test_contents_of_a_folder_of_videos(tmp_path):
+  (tmp_path / 'train.csv').write_text('path,label\nb.mp4,b\nc.mp4,c\n')
+  (tmp_path / 'test.csv').write_text('path,label\na.mp4,a\n')
+  assert contents(tmp_path) == Contents(
+    {'train': 2, 'test': 1}, {'label': TaskLabels(('a', 'b', 'c'), False, 0)}
+  )
 
 
 def test_plain_samples_are_whole_videos_in_a_seeds_order(tiny):
