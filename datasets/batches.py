@@ -10,34 +10,22 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
 
-from datasets import clips
-from datasets import flips as flips_lib
 from datasets.clip_config import ClipConfig, require
 from datasets.color import ColorJitterConfig
 from datasets.dataset import VideoDataset
+from datasets.examples import Batch, Examples, eval_examples, too_many, train_examples
 from errors import DataError
 
-_Array = np.ndarray[Any, np.dtype[Any]]
-Batch = dict[str, Any]
-"""`inputs`, `label` {task: array}, `batch_mask` and `row`, all with a leading batch axis."""
-
-# First words of the random streams: SeedSequence pads with zeros, so (seed, epoch) and
-# (seed, epoch, row 0) would otherwise be one stream.
-_ORDER_STREAM, _CLIP_STREAM = 1, 2
-
 _ENDLESS = 1 << 62
-
-PADDING_ROW = -1
-"""`row` of padding. A record that cannot be read has -2 - row, see `unreadable_row`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +47,6 @@ class Loading:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       require(value >= 0, field.name, 'at least 0', value)
-
-
-class Examples(Protocol):
-  """What a stream is made of: local position -> one or several examples that follow each other."""
-
-  @property
-  def per_group(self) -> int:
-    """Examples at each position."""
-
-  def __call__(self, position: int) -> Sequence[Batch]:
-    """The examples at a position of this host's stream."""
 
 
 class Batches:
@@ -180,18 +157,6 @@ class Batches:
     self.close()
 
 
-def too_many(reasons: Sequence[str], limit: int) -> str:
-  """The message for more unreadable records than allowed."""
-  if not limit:
-    return reasons[0]
-  listed = '\n  '.join(reasons[:10])
-  return (
-    f'{len(reasons)} records cannot be used, more than max_bad_records={limit} allows:\n  {listed}\n'
-    '`python -m tools.browse --data=DIR --check` lists every defect. Write the records again, or '
-    'raise max_bad_records.'
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Source:
   """The random-access view of a stream that grain reads."""
@@ -286,79 +251,25 @@ def train_batches(
     ConfigError: a number out of range, a batch that does not divide among the processes, or a flip
       that would make labels wrong.
   """
-  local_batch = _local_batch(batch_size, process_index, process_count)
-  require(seed >= 0, 'seed', 'at least 0', seed)
   require(start_step >= 0, 'start_step', 'at least 0', start_step)
-  examples = _TrainExamples(
-    dataset=dataset,
-    clip=clip,
-    color_jitter=color_jitter,
-    swaps=flips_lib.label_permutations(dataset, clip),
+  examples = train_examples(
+    dataset,
+    clip,
+    batch_size=batch_size,
     seed=seed,
-    local_groups=local_batch // clip.repeats,
     process_index=process_index,
     process_count=process_count,
+    color_jitter=color_jitter,
     max_bad_records=max_bad_records,
   )
   return Batches(
     examples,
-    local_batch=local_batch,
+    local_batch=batch_size // process_count,
     start_step=start_step,
     num_steps=None,
     loading=loading,
     max_bad_records=max_bad_records,
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class _TrainExamples:
-  """Position of this host's stream -> `clip.repeats` clips of one video."""
-
-  dataset: VideoDataset
-  clip: ClipConfig
-  color_jitter: ColorJitterConfig | None
-  swaps: Mapping[str, _Array]
-  seed: int
-  local_groups: int
-  process_index: int
-  process_count: int
-  max_bad_records: int
-
-  @property
-  def per_group(self) -> int:
-    return self.clip.repeats
-
-  def __call__(self, position: int) -> Sequence[Batch]:
-    step, i = divmod(position, self.local_groups)
-    whole = self.local_groups * (step * self.process_count + self.process_index) + i
-    epoch, rank = divmod(whole, len(self.dataset))
-    order = _order(self.seed, epoch, len(self.dataset))
-    skipped: list[tuple[int, str]] = []
-    while True:
-      # A record that cannot be read is replaced by the one that follows it in this epoch.
-      row = int(order[(rank + len(skipped)) % len(order)])
-      try:
-        made = self._clips(epoch, row, len(skipped))
-      except DataError as error:
-        skipped.append((row, str(error)))
-        if len(skipped) > min(self.max_bad_records, len(order) - 1):
-          raise DataError(too_many([why for _, why in skipped], self.max_bad_records)) from error
-        continue
-      examples = [self._example(row, clip) for clip in made]
-      examples[0]['skipped'] = skipped
-      return examples
-
-  def _clips(self, epoch: int, row: int, attempt: int) -> list[clips.Clip]:
-    rngs = [
-      _rng(_CLIP_STREAM, self.seed, epoch, row, copy, attempt) for copy in range(self.per_group)
-    ]
-    return clips.train_clips(self.dataset, self.clip, row, rngs, self.color_jitter)
-
-  def _example(self, row: int, clip: clips.Clip) -> Batch:
-    labels = self.dataset.labels(row)
-    if clip.window.flip:
-      labels = flips_lib.swap_labels(labels, self.swaps)
-    return _example(clip.pixels, labels, row)
 
 
 def eval_batches(
@@ -383,104 +294,20 @@ def eval_batches(
   Raises:
     ConfigError: a number out of range, or a batch that does not divide among the processes.
   """
-  local_batch = _local_batch(batch_size, process_index, process_count)
-  check_views(clip, temporal_views, spatial_views)
-  examples = _EvalExamples(
-    dataset=dataset,
-    clip=clip,
+  examples = eval_examples(
+    dataset,
+    clip,
+    batch_size=batch_size,
     temporal_views=temporal_views,
     spatial_views=spatial_views,
-    local_batch=local_batch,
-    first=process_index * local_batch,
-    batch_size=batch_size,
+    process_index=process_index,
+    process_count=process_count,
   )
   return Batches(
     examples,
-    local_batch=local_batch,
+    local_batch=batch_size // process_count,
     start_step=0,
     num_steps=-(-len(dataset) // batch_size),
     loading=loading,
     max_bad_records=max_bad_records,
   )
-
-
-def check_views(clip: ClipConfig, temporal_views: int, spatial_views: int) -> None:
-  """Raises ConfigError unless the views fit the clip's sampling and geometry."""
-  require(temporal_views >= 1, 'temporal_views', 'at least 1', temporal_views)
-  require(spatial_views in (1, 3), 'spatial_views', '1 or 3', spatial_views)
-  if clip.sampling == 'uniform':
-    problem = "1 with sampling='uniform', whose clip is the whole video"
-    require(temporal_views == 1, 'temporal_views', problem, temporal_views)
-  if clip.fit == 'pad':
-    problem = "1 with fit='pad', which shows the whole frame"
-    require(spatial_views == 1, 'spatial_views', problem, spatial_views)
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvalExamples:
-  """Position of this host's pass -> all views of one video."""
-
-  dataset: VideoDataset
-  clip: ClipConfig
-  temporal_views: int
-  spatial_views: int
-  local_batch: int
-  first: int
-  batch_size: int
-
-  @property
-  def per_group(self) -> int:
-    return 1
-
-  def __call__(self, position: int) -> Sequence[Batch]:
-    step, i = divmod(position, self.local_batch)
-    row = step * self.batch_size + self.first + i
-    if row >= len(self.dataset):
-      return [self._empty(PADDING_ROW)]
-    try:
-      views = clips.view_clips(
-        self.dataset, self.clip, row, self.temporal_views, self.spatial_views
-      )
-    except DataError as error:
-      return [{**self._empty(unreadable_row(row)), 'skipped': [(row, str(error))]}]
-    return [_example(views, self.dataset.labels(row), row)]
-
-  def _empty(self, row: int) -> Batch:
-    views = self.temporal_views * self.spatial_views
-    crop = self.clip.crop
-    pixels = np.zeros((views, self.clip.frames, crop, crop, 3), np.uint8)
-    return _example(pixels, self.dataset.empty_labels(), row)
-
-
-def unreadable_row(row: Any) -> Any:
-  """What stands in `row` (a number or an array) for a record that cannot be read, and back."""
-  return -2 - row
-
-
-def _local_batch(batch_size: int, process_index: int, process_count: int) -> int:
-  require(process_count >= 1, 'process_count', 'at least 1', process_count)
-  in_range = 0 <= process_index < process_count
-  require(in_range, 'process_index', f'in [0, {process_count - 1}]', process_index)
-  divides = batch_size >= 1 and batch_size % process_count == 0
-  require(divides, 'batch_size', f'a positive multiple of {process_count} processes', batch_size)
-  return batch_size // process_count
-
-
-@functools.lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, size: int) -> _Array:
-  """Permutation of an epoch, int64 [size]."""
-  return _rng(_ORDER_STREAM, seed, epoch).permutation(size)
-
-
-def _rng(*words: int) -> np.random.Generator:
-  return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
-
-
-def _example(inputs: _Array, label: Mapping[str, _Array], row: int) -> Batch:
-  return {
-    'inputs': inputs,
-    'label': dict(label),
-    'batch_mask': np.float32(row >= 0),
-    'row': np.int64(row),
-    'skipped': [],
-  }

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,13 @@ from datasets.manifest import TaskLabels
 from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Contents(NamedTuple):
+  """What a dataset holds, without opening a split: examples of each split, and label groups."""
+
+  split_sizes: Mapping[str, int]
+  groups: Mapping[str, TaskLabels]
 
 
 class VideoDataset(abc.ABC):

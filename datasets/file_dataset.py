@@ -16,7 +16,7 @@ import numpy as np
 
 from datasets import annotations, convert, manifest, video
 from datasets.annotations import Annotations, LabelGroup, Row
-from datasets.dataset import VideoDataset
+from datasets.dataset import Contents, VideoDataset
 from datasets.progress import with_progress
 from errors import DataError
 
@@ -65,9 +65,7 @@ class FileDataset(VideoDataset):
     self.where, self.split = str(directory), split
     found = _read_splits(Path(directory))
     groups = _groups(Path(directory), found)
-    super().__init__(
-      manifest.offset_groups({n: (g.classes, g.multi_label) for n, g in groups.items()}), tasks
-    )
+    super().__init__(_offset(groups), tasks)
     if split not in found:
       raise DataError(f'{directory}: no split {split!r}; there are {sorted(found)}.')
     self.split_sizes = {name: len(part.rows) for name, part in found.items()}
@@ -100,6 +98,17 @@ class FileDataset(VideoDataset):
       yield from video.read_frames(clip.path, clip.info, clip.first + np.asarray(indices))
     except DataError as error:
       raise DataError(f'{error} (row {row}, {self.key(row)!r})') from error
+
+
+def contents(directory: str | os.PathLike[str]) -> Contents:
+  """What the folder's annotations say, without a look into the videos.
+
+  Raises:
+    DataError: no annotations, or splits that contradict each other.
+  """
+  found = _read_splits(Path(directory))
+  groups = _offset(_groups(Path(directory), found))
+  return Contents({name: len(part.rows) for name, part in found.items()}, groups)
 
 
 def holds_videos(directory: str | os.PathLike[str]) -> bool:
@@ -148,6 +157,11 @@ def _groups(folder: Path, found: Mapping[str, Annotations]) -> dict[str, LabelGr
     )
     for name in names[0]
   }
+
+
+def _offset(groups: Mapping[str, LabelGroup]) -> dict[str, manifest.TaskLabels]:
+  """The groups one after the other."""
+  return manifest.offset_groups({n: (g.classes, g.multi_label) for n, g in groups.items()})
 
 
 def _probe_all(

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from datasets import layout, records
 from datasets import manifest as manifest_lib
-from datasets import records
 from datasets.progress import with_progress
 from errors import DataError
 
@@ -121,13 +121,20 @@ def open_index(
   """
   if split not in manifest.splits:
     raise DataError(f'{directory}: no split {split!r}; the manifest has {sorted(manifest.splits)}.')
-  for path in index_paths(directory, manifest, split):
-    index = _load(path, manifest, split)
-    if index is not None:
-      return index
-  index = build(directory, manifest, split)
-  save(directory, manifest, split, index)
+  index = stored_index(directory, manifest, split)
+  if index is None:
+    index = build(directory, manifest, split)
+    save(directory, manifest, split, index)
   return index
+
+
+def stored_index(
+  directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str
+) -> Index | None:
+  """The index of a split that was saved for this manifest, or None."""
+  paths = index_paths(directory, manifest, split)
+  found = (_load(path, manifest, split) for path in paths)
+  return next((index for index in found if index is not None), None)
 
 
 def index_paths(
@@ -238,7 +245,6 @@ class _Builder:
 
   def __init__(self, manifest: manifest_lib.Manifest):
     self._tasks = manifest.tasks
-    self._num_labels = manifest.num_labels
     self._records: list[tuple[int, int]] = []  # shard, offset
     self._frames: list[_Array] = []  # per record [frames, 3]: offset, length, crc
     self._labels: list[list[int]] = []
@@ -265,53 +271,18 @@ class _Builder:
         f'{where}: not a SequenceExample: {error} of the record. Expected the DMVR / MediaSequence '
         'layout; write the shard again.'
       ) from error
-    key, labels = self._checked(example, where)
+    key = example.key
+    problem = next(layout.problems(example, self._tasks), None)
+    if problem:
+      kind = _LayoutError if problem.kind == 'layout' else DataError
+      raise kind(f'{where}{"" if key is None else f", key {key!r}"}: {problem.text}')
     frames = [(at, n, zlib.crc32(payload[at : at + n])) for at, n in example.frames or ()]
     self._records.append((shard, offset))
     self._frames.append(np.array(frames, np.uint32))
-    self._labels.append(labels)
-    self._keys.append(key.encode())
+    self._labels.append(example.context[records.LABEL_INDEX])
+    self._keys.append((key or '').encode())
     rate = example.context.get(records.FRAME_RATE) or [0.0]
     self._frame_rates.append(float(rate[0]) if isinstance(rate[0], float | int) else 0.0)
-
-  def _checked(self, example: records.ParsedExample, where: str) -> tuple[str, list[int]]:
-    """Key and labels of a parsed record, or the DataError that says what is wrong with it."""
-    found = sorted([*example.context, *example.list_names])
-    wanted = [records.FRAMES, records.LABEL_INDEX, f'{records.KEY} (or {records.KEY_FALLBACK})']
-    layout = f'The record has {found}; wanted {wanted}.'
-    key = example.key
-    if key is None:
-      raise _LayoutError(f'{where}: no key. {layout}')
-    where = f'{where}, key {key!r}'
-    if not example.frames:
-      problem = 'no frames' if example.frames is None else f'{records.FRAMES!r} is an empty list'
-      raise _LayoutError(f'{where}: {problem}. {layout}')
-    if any(length == 0 for _, length in example.frames):
-      empty = [i for i, (_, length) in enumerate(example.frames) if length == 0]
-      raise DataError(f'{where}: frames {empty[:5]} have no bytes. Write the record again.')
-    if records.LABEL_INDEX not in example.context:
-      raise _LayoutError(f'{where}: no labels. {layout}')
-    labels = example.context[records.LABEL_INDEX]
-    self._check_labels(labels, where)
-    return key, labels
-
-  def _check_labels(self, labels: list[Any], where: str) -> None:
-    wrong = [x for x in labels if not isinstance(x, int) or not 0 <= x < self._num_labels]
-    if wrong:
-      groups = {name: (t.offset, t.offset + t.num_classes - 1) for name, t in self._tasks.items()}
-      raise DataError(
-        f'{where}: {records.LABEL_INDEX} holds {wrong[:5]}, expected integers in '
-        f'[0, {self._num_labels - 1}] (groups, first to last: {groups}). '
-        'Correct the class list of the manifest or write the record again.'
-      )
-    for name, task in self._tasks.items():
-      own = [x for x in labels if 0 <= x - task.offset < task.num_classes]
-      if not task.multi_label and len(own) != 1:
-        raise DataError(
-          f'{where}: {len(own)} labels {own[:5]} in the single-label group {name!r} (global '
-          f'indices {task.offset} to {task.offset + task.num_classes - 1}), expected exactly one. '
-          'Write the record again, or mark the group multi_label in the manifest.'
-        )
 
   def finish(self) -> Index:
     if not self._records:

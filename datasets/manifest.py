@@ -128,11 +128,23 @@ def temporary_path(path: Path) -> Path:
 
 
 def load(directory: str | os.PathLike[str]) -> Manifest:
-  """Reads `manifest.json` and checks it against its hash and the shards on disk.
+  """Reads `manifest.json` and checks it against its hash and the shards' presence and sizes.
 
   Raises:
-    DataError: missing or broken file, unknown version, wrong hash, missing shard, a size that
-      differs from the shard on disk, or an empty split.
+    DataError: as `read`; a missing shard, or one whose size differs.
+  """
+  manifest = read(directory)
+  for split in manifest.splits.values():
+    for shard in split.shards:
+      check_shard(directory, shard)
+  return manifest
+
+
+def read(directory: str | os.PathLike[str]) -> Manifest:
+  """Reads `manifest.json` and checks it against its hash, whatever has become of the shards.
+
+  Raises:
+    DataError: missing or broken file, unknown version, wrong hash, or an empty split.
   """
   path = Path(directory) / FILE_NAME
   content = _read_json(path)
@@ -154,7 +166,6 @@ def load(directory: str | os.PathLike[str]) -> Manifest:
       f'{path}: sha256 is {content.get("sha256")!r}, but the content hashes to '
       f'{manifest.sha256!r}: the file was damaged or edited by hand. {_HOW_TO_MAKE}'
     )
-  _check_shards(Path(directory), manifest)
   return manifest
 
 
@@ -226,21 +237,19 @@ def _check_content(manifest: Manifest, where: str) -> None:
       raise DataError(f'{where}: label group {name!r} repeats class names: {repeated[:5]}.')
 
 
-def _check_shards(directory: Path, manifest: Manifest) -> None:
-  for split in manifest.splits.values():
-    for shard in split.shards:
-      path = directory / shard.name
-      try:
-        size = path.stat().st_size
-      except FileNotFoundError as error:
-        raise DataError(
-          f'{path}: shard of split {split.name!r} listed in {FILE_NAME} is missing. '
-          'Copy it again, or write the dataset again.'
-        ) from error
-      except OSError as error:
-        raise DataError(f'{path}: cannot be read: {error.strerror}.') from error
-      if size != shard.bytes:
-        raise DataError(
-          f'{path}: has {size} bytes, {FILE_NAME} says {shard.bytes}: the shard is truncated or '
-          'was replaced. Copy it again, or write the dataset again.'
-        )
+def check_shard(directory: str | os.PathLike[str], shard: Shard) -> None:
+  """Raises a DataError when a shard is missing or differs in size from what the manifest says."""
+  path = Path(directory) / shard.name
+  try:
+    size = path.stat().st_size
+  except FileNotFoundError as error:
+    raise DataError(
+      f'{path}: shard listed in {FILE_NAME} is missing. Copy it again, or write the dataset again.'
+    ) from error
+  except OSError as error:
+    raise DataError(f'{path}: cannot be read: {error.strerror}.') from error
+  if size != shard.bytes:
+    raise DataError(
+      f'{path}: has {size} bytes, {FILE_NAME} says {shard.bytes}: the shard is truncated or '
+      'was replaced. Copy it again, or write the dataset again.'
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from datasets.crc32c import masked_crc32c
 from datasets.manifest import Shard, Split, temporary_path
 from errors import DataError
 
@@ -227,18 +228,24 @@ def describe_split(directory: str | os.PathLike[str], split: str, names: Sequenc
 
 # TFRecord framing: length (uint64), masked crc32c of the length, payload, masked crc32c of it.
 _HEADER = struct.Struct('<QI')
-_FOOTER_BYTES = 4
+_FOOTER = struct.Struct('<I')
+FOOTER_BYTES = _FOOTER.size
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
   """Yields (byte offset of the payload in the file, payload) of each record of a TFRecord file.
 
-  The length's checksum is verified. The payload's is not (crc32c in Python is too slow): the index
-  keeps its own crc per frame.
+  The length's checksum is verified. The payload's is not: the index keeps its own crc per frame.
 
   Raises:
     DataError: missing file, gzip compression, foreign framing or a truncated record.
   """
+  for offset, payload, _ in read_framed(path):
+    yield offset, payload
+
+
+def read_framed(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes, int]]:
+  """As `read_records`, with the checksum stored behind each payload: `masked_crc32c` of it."""
   if not os.path.isfile(path):
     raise DataError(f'{path}: shard is missing. Copy or write it again.')
   with open(path, 'rb') as file:
@@ -247,15 +254,14 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     while offset < size:
       length = _record_length(file.read(_HEADER.size), path, offset)
       start = offset + _HEADER.size
-      offset = start + length + _FOOTER_BYTES
+      offset = start + length + FOOTER_BYTES
       if offset > size:
         raise DataError(
           f'{path}: truncated: the record at byte {start - _HEADER.size} needs {offset} bytes of '
           f'file, there are {size}. Copy or write the shard again.'
         )
       payload = file.read(length)
-      file.seek(_FOOTER_BYTES, os.SEEK_CUR)
-      yield start, payload
+      yield start, payload, _FOOTER.unpack(file.read(FOOTER_BYTES))[0]
 
 
 def _record_length(header: bytes, path: str | os.PathLike[str], offset: int) -> int:
@@ -270,33 +276,12 @@ def _record_length(header: bytes, path: str | os.PathLike[str], offset: int) -> 
       f'{_HEADER.size}. Copy or write the shard again.'
     )
   length, checksum = _HEADER.unpack(header)
-  if _masked_crc32c(header[:8]) != checksum:
+  if masked_crc32c(header[:8]) != checksum:
     raise DataError(
       f'{path}: no TFRecord header at byte {offset} (length checksum differs). The file is '
       'damaged or in another format; expected uncompressed TFRecord.'
     )
   return length
-
-
-def _crc32c_table() -> tuple[int, ...]:
-  table = []
-  for value in range(256):
-    for _ in range(8):
-      value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-    table.append(value)
-  return tuple(table)
-
-
-_CRC32C_TABLE = _crc32c_table()
-
-
-def _masked_crc32c(data: bytes) -> int:
-  """CRC-32C with TFRecord's rotation and offset."""
-  crc = 0xFFFFFFFF
-  for byte in data:
-    crc = _CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-  crc ^= 0xFFFFFFFF
-  return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @dataclasses.dataclass(frozen=True)

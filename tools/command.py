@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,24 @@ INTERRUPTED = 130
 
 def run(main: Callable[[], None]) -> None:
   """Parses flags and calls `main`; named errors and flag mistakes end with exit code 1."""
-  app.run(lambda argv: _checked(main, argv), flags_parser=_parse)
+  try:
+    try:
+      app.run(lambda argv: _checked(main, argv), flags_parser=_parse)
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    if not _output_is_cut():
+      raise
+    # What is still in the buffer would fail once more when the interpreter exits.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+
+
+def _output_is_cut() -> bool:
+  """Whether nobody reads standard output any more, as after `| head`."""
+  poll = select.poll()
+  poll.register(sys.stdout.fileno(), 0)  # Reports errors and hang-ups only.
+  return bool(poll.poll(0))
 
 
 def _checked(main: Callable[[], None], argv: list[str]) -> None:
@@ -46,7 +64,7 @@ def _parse(argv: list[str]) -> list[str]:
       flags.FLAGS.config.to_dict()
     return rest
   except BrokenPipeError:
-    sys.exit(1)
+    raise
   except Exception as error:  # noqa: BLE001 - a config file is code: it may raise anything.
     sys.exit(_config_mistake(argv, error) or f'{error}\nSee --help.')
 

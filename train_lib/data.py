@@ -11,6 +11,7 @@ from datasets import batches as batches_lib
 from datasets import catalogue, manifest
 from datasets.batches import Batches, Loading
 from datasets.dataset import VideoDataset
+from datasets.examples import too_many
 from datasets.sources import open_dataset
 from errors import ConfigError, DataError
 from train_lib import preprocessing
@@ -33,7 +34,7 @@ def open_split(experiment: Experiment, split: str) -> VideoDataset:
   tasks = {k: t.labels for k, t in experiment.tasks.items() if t.dataset == name}
   dataset = open_dataset(config.dir, split, tasks)
   if len(dataset.defects) > config.max_bad_records:
-    raise DataError(batches_lib.too_many(dataset.defects, config.max_bad_records))
+    raise DataError(too_many(dataset.defects, config.max_bad_records))
   for defect in dataset.defects:
     logging.getLogger(__name__).warning('record left out: %s', defect)
   for task in tasks:

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from datasets import clips
-from datasets.batches import PADDING_ROW, unreadable_row
 from datasets.dataset import VideoDataset
+from datasets.examples import PADDING_ROW, unreadable_row
 from errors import ShardingError
 from train_lib import data, pictures
 from train_lib.console import progress

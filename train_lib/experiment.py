@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from datasets.batches import check_views
 from datasets.clip_config import ClipConfig
 from datasets.color import ColorJitterConfig
+from datasets.examples import check_views
 from errors import ConfigError
 from train_lib import configuration
 from train_lib.configuration import Component

@@ -1,4 +1,4 @@
-"""PNG pictures of an evaluation: a confusion matrix and a contact sheet of clips.
+"""PNG pictures: the confusion matrix of an evaluation, and contact sheets of clips.
 
 matplotlib is used through its objects with the Agg backend: no display, no global state, usable
 from any thread.
@@ -37,11 +37,37 @@ class Clip(NamedTuple):
   key: str = ''
 
 
+class Sample(NamedTuple):
+  """One strip of a contact sheet of a dataset.
+
+  Attributes:
+    frames: [T, H, W, 3] uint8.
+    marks: T texts, one to stand below each frame.
+    title: what the clip shows.
+    lines: what else there is to say, a line each.
+  """
+
+  frames: np.ndarray
+  marks: Sequence[str]
+  title: str
+  lines: Sequence[str]
+
+
+class _Section(NamedTuple):
+  """Strips below a heading."""
+
+  title: str
+  subtitle: str
+  color: str
+  clips: Sequence[Clip | Sample]
+
+
 _DPI = 110
 _MAX_LABELLED = 40  # classes; beyond, tick labels would overlap
 _MAX_NUMBERED = 12  # classes; beyond, numbers in the cells would
 _LISTED = 25  # confusions at the side of a large matrix
 _STRIP = 8  # frames per clip
+_MARK, _GAP = 0.22, 0.03  # inches below a frame of a sample, and beside it
 _INK, _MUTED, _RIGHT, _WRONG = '#1f2430', '#6b7280', '#1a9850', '#d73027'
 _BLUES = LinearSegmentedColormap.from_list('blues', ['#ffffff', '#c9dcf0', '#5b9bd0', '#12355f'])
 
@@ -196,24 +222,48 @@ def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> No
   Raises:
     DataError: frames of another shape or dtype.
   """
+  _check_frames(path, clips)
+  wrong = [clip for clip in clips if not clip.correct]
+  right = [clip for clip in clips if clip.correct]
+  sections = [
+    _Section(title, f'{len(found)} clip{"s" * (len(found) > 1)}', color, found)
+    for title, color, found in (('Wrong', _WRONG, wrong), ('Right', _RIGHT, right))
+    if found
+  ]
+  _save(_draw_sheet(sections, 8.8), Path(path))
+
+
+def sample_sheet_png(
+  path: str | os.PathLike[str], title: str, subtitle: str, samples: Sequence[Sample]
+) -> None:
+  """Draws samples of a dataset as strips of up to 8 frames below a heading, written atomically.
+
+  Args:
+    path: the PNG file; its folder exists.
+    title: the heading.
+    subtitle: beside it.
+    samples: what to draw, one or more.
+
+  Raises:
+    DataError: frames of another shape or dtype.
+  """
+  _check_frames(path, samples)
+  _save(_draw_sheet([_Section(title, subtitle, _INK, samples)], 12.4), Path(path))
+
+
+def _check_frames(path: str | os.PathLike[str], clips: Sequence[Clip | Sample]) -> None:
   for index, frames in enumerate(clip.frames for clip in clips):
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
       raise DataError(
         f'{path}, clip {index}: expected frames [T, H, W, 3] uint8, '
         f'got {list(frames.shape)} {frames.dtype}'
       )
-  wrong = [clip for clip in clips if not clip.correct]
-  right = [clip for clip in clips if clip.correct]
-  sections = [s for s in (('Wrong', _WRONG, wrong), ('Right', _RIGHT, right)) if s[2]]
-  _save(_draw_sheet(sections), Path(path))
 
 
-def _draw_sheet(sections: Sequence[tuple[str, str, list[Clip]]]) -> Figure:
+def _draw_sheet(sections: Sequence[_Section], strip_width: float) -> Figure:
   """One column of rows, in inches from the top, on axes that span the figure."""
-  strip_width, text_width, row_gap, header = 8.8, 3.3, 0.2, 0.55
-  heights = [
-    [_strip_height(clip.frames, strip_width) for clip in clips] for _, _, clips in sections
-  ]
+  text_width, row_gap, header = 3.3, 0.2, 0.55
+  heights = [[_row_height(clip, strip_width) for clip in section.clips] for section in sections]
   total = 0.25 + sum(header + sum(h) + row_gap * len(h) for h in heights)
   width = 0.25 + strip_width + 0.25 + text_width
   figure = Figure(figsize=(width, max(total, 0.8)))
@@ -224,22 +274,37 @@ def _draw_sheet(sections: Sequence[tuple[str, str, list[Clip]]]) -> Figure:
   if not sections:
     axes.text(0.25, 0.4, 'No clips.', color=_MUTED, fontsize=11, va='center')
   top = 0.1
-  for (title, color, clips), section_heights in zip(sections, heights):
-    axes.text(0.25, top + 0.3, title, color=color, fontsize=14, weight='bold', va='center')
-    axes.text(
-      1.1,
-      top + 0.31,
-      f'{len(clips)} clip{"s" * (len(clips) > 1)}',
-      color=_MUTED,
-      fontsize=10,
-      va='center',
-    )
+  for section, section_heights in zip(sections, heights):
+    _draw_heading(axes, section, top)
     top += header
-    for clip, height in zip(clips, section_heights):
-      _draw_strip(axes, clip.frames, (0.25, top, strip_width, height), color)
-      _draw_caption(axes, clip, 0.25 + strip_width + 0.2, top, color)
+    for clip, height in zip(section.clips, section_heights):
+      left = 0.25 + strip_width + 0.2
+      if isinstance(clip, Sample):
+        size = _draw_strip(axes, clip.frames, (0.25, top, strip_width, height - _MARK), _GAP)
+        _draw_marks(axes, clip, (0.25, top), size)
+        _draw_lines(axes, clip, left, top)
+      else:
+        size = _draw_strip(axes, clip.frames, (0.25, top, strip_width, height))
+        _draw_border(axes, clip, (0.25, top), size, section.color)
+        _draw_caption(axes, clip, left, top, section.color)
       top += height + row_gap
   return figure
+
+
+def _draw_heading(axes: Axes, section: _Section, top: float) -> None:
+  title = axes.text(
+    0.25, top + 0.3, section.title, color=section.color, fontsize=14, weight='bold', va='center'
+  )
+  axes.annotate(
+    section.subtitle,
+    (1, 0.5),
+    xycoords=title,
+    xytext=(12, -1),
+    textcoords='offset points',
+    color=_MUTED,
+    fontsize=10,
+    va='center',
+  )
 
 
 def strip_indices(num_frames: int) -> np.ndarray:
@@ -248,29 +313,52 @@ def strip_indices(num_frames: int) -> np.ndarray:
   return np.round(np.linspace(0, num_frames - 1, count)).astype(int)
 
 
-def _strip_height(frames: np.ndarray, strip_width: float) -> float:
+def _row_height(clip: Clip | Sample, strip_width: float) -> float:
   """Inches; at least what the caption needs."""
-  height, width = frames.shape[1:3]
-  return float(np.clip(strip_width / _STRIP * height / width, 1.1, 1.6))
+  height, width = clip.frames.shape[1:3]
+  strip = float(np.clip(strip_width / _STRIP * height / width, 0, 1.6))
+  return max(strip, 1.1) if isinstance(clip, Clip) else max(strip + _MARK, 1.2)
 
 
 def _draw_strip(
-  axes: Axes, frames: np.ndarray, box: tuple[float, float, float, float], color: str
-) -> None:
-  """Frames side by side in one border, as large as the box allows for 8 of them."""
+  axes: Axes, frames: np.ndarray, box: tuple[float, float, float, float], gap: float = 0.0
+) -> tuple[float, float]:
+  """Frames side by side, as large as the box allows for 8; the width and height of one."""
   left, top, width, height = box
   shape = frames.shape[1:3]
-  scale = min(height / shape[0], width / _STRIP / shape[1])
+  scale = min(height / shape[0], (width / _STRIP - gap) / shape[1])
   frame_height, frame_width = shape[0] * scale, shape[1] * scale
-  chosen = frames[strip_indices(len(frames))]
-  for i, frame in enumerate(chosen):
-    x = left + i * frame_width
+  for i, frame in enumerate(frames[strip_indices(len(frames))]):
+    x = left + i * (frame_width + gap)
     extent = (x, x + frame_width, top + frame_height, top)
     axes.imshow(frame, extent=extent, aspect='auto', interpolation='antialiased')
-  corner, strip_width = (left, top), frame_width * len(chosen)
-  axes.add_patch(
-    Rectangle(corner, strip_width, frame_height, fill=False, edgecolor=color, linewidth=3, zorder=3)
-  )
+  return frame_width, frame_height
+
+
+def _draw_border(
+  axes: Axes, clip: Clip, corner: tuple[float, float], size: tuple[float, float], color: str
+) -> None:
+  width = size[0] * len(strip_indices(len(clip.frames)))
+  border = Rectangle(corner, width, size[1], fill=False, edgecolor=color, linewidth=3, zorder=3)
+  axes.add_patch(border)
+
+
+def _draw_marks(
+  axes: Axes, sample: Sample, corner: tuple[float, float], size: tuple[float, float]
+) -> None:
+  """The mark of each frame below it."""
+  y = corner[1] + size[1] + 0.6 * _MARK
+  for i, chosen in enumerate(strip_indices(len(sample.frames))):
+    x = corner[0] + i * (size[0] + _GAP) + size[0] / 2
+    axes.text(x, y, sample.marks[chosen], color=_MUTED, fontsize=7.5, ha='center', va='center')
+
+
+def _draw_lines(axes: Axes, sample: Sample, left: float, top: float) -> None:
+  title = _shorten(sample.title, 40)
+  axes.text(left, top + 0.1, title, color=_INK, fontsize=10, weight='bold', va='center')
+  for row, line in enumerate(sample.lines):
+    y = top + 0.34 + 0.19 * row
+    axes.text(left, y, _shorten(line, 54), color=_MUTED, fontsize=8, va='center')
 
 
 def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -> None:

@@ -11,9 +11,10 @@ import pytest
 import simplejpeg
 
 from datasets import manifest, records
-from datasets.batches import Loading, eval_batches, train_batches, unreadable_row
+from datasets.batches import Loading, eval_batches, train_batches
 from datasets.clip_config import ClipConfig
 from datasets.color import ColorJitterConfig
+from datasets.examples import unreadable_row
 from datasets.record_dataset import RecordDataset
 from errors import ConfigError, DataError
 

@@ -84,6 +84,7 @@ def test_cache_directory_when_read_only(tiny_dir, tmp_path, monkeypatch):
   made = manifest.load(tiny_dir)
   beside, cached = index.index_paths(tiny_dir, made, 'test')
   assert cached.parent == tmp_path / 'cache'
+  beside.unlink(missing_ok=True)  # Other tests may have opened what this directory is a copy of.
   write_file = index._write
 
   def refuse(path, *args):

@@ -1,0 +1,259 @@
+"""The examples of a stream: position -> clips of a video with their labels.
+
+What a position holds is a pure function of the settings, so streams can be cut, resumed and dealt
+out at will; `datasets.batches` makes batches of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from datasets import clips
+from datasets import flips as flips_lib
+from datasets.clip_config import ClipConfig, require
+from datasets.color import ColorJitterConfig
+from datasets.dataset import VideoDataset
+from errors import DataError
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+Batch = dict[str, Any]
+"""`inputs`, `label` {task: array}, `batch_mask` and `row`, in a batch with a leading axis."""
+
+# First words of the random streams: SeedSequence pads with zeros, so (seed, epoch) and
+# (seed, epoch, row 0) would otherwise be one stream.
+_ORDER_STREAM, _CLIP_STREAM = 1, 2
+
+PADDING_ROW = -1
+"""`row` of padding. A record that cannot be read has -2 - row, see `unreadable_row`."""
+
+
+class Examples(Protocol):
+  """What a stream is made of: local position -> one or several examples that follow each other."""
+
+  @property
+  def per_group(self) -> int:
+    """Examples at each position."""
+
+  def __call__(self, position: int) -> Sequence[Batch]:
+    """The examples at a position of this host's stream."""
+
+
+def too_many(reasons: Sequence[str], limit: int) -> str:
+  """The message for more unreadable records than allowed."""
+  if not limit:
+    return reasons[0]
+  listed = '\n  '.join(reasons[:10])
+  return (
+    f'{len(reasons)} records cannot be used, more than max_bad_records={limit} allows:\n  {listed}\n'
+    '`python -m tools.browse --data=DIR --check` lists every defect. Write the records again, or '
+    'raise max_bad_records.'
+  )
+
+
+def train_examples(
+  dataset: VideoDataset,
+  clip: ClipConfig,
+  *,
+  batch_size: int,
+  seed: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  color_jitter: ColorJitterConfig | None = None,
+  max_bad_records: int = 0,
+) -> 'TrainExamples':
+  """The examples of `datasets.batches.train_batches`, whose arguments and errors these are."""
+  local_batch = _local_batch(batch_size, process_index, process_count)
+  require(seed >= 0, 'seed', 'at least 0', seed)
+  return TrainExamples(
+    dataset=dataset,
+    clip=clip,
+    color_jitter=color_jitter,
+    swaps=flips_lib.label_permutations(dataset, clip),
+    seed=seed,
+    local_groups=local_batch // clip.repeats,
+    process_index=process_index,
+    process_count=process_count,
+    max_bad_records=max_bad_records,
+  )
+
+
+class Drawn(NamedTuple):
+  """The clips at a position of a training stream, all of one video.
+
+  Attributes:
+    row: the video.
+    clips: with pixels, frame numbers and window.
+    labels: of each clip, per task; of the mirrored video where the clip is.
+    skipped: (row, reason) of videos that could not be read and had been in its place.
+  """
+
+  row: int
+  clips: Sequence[clips.Clip]
+  labels: Sequence[Mapping[str, _Array]]
+  skipped: Sequence[tuple[int, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainExamples:
+  """Position of this host's stream -> `clip.repeats` clips of one video."""
+
+  dataset: VideoDataset
+  clip: ClipConfig
+  color_jitter: ColorJitterConfig | None
+  swaps: Mapping[str, _Array]
+  seed: int
+  local_groups: int
+  process_index: int
+  process_count: int
+  max_bad_records: int
+
+  @property
+  def per_group(self) -> int:
+    return self.clip.repeats
+
+  def __call__(self, position: int) -> Sequence[Batch]:
+    drawn = self.draw(position)
+    examples = [
+      _example(clip.pixels, labels, drawn.row)
+      for clip, labels in zip(drawn.clips, drawn.labels, strict=True)
+    ]
+    examples[0]['skipped'] = drawn.skipped
+    return examples
+
+  def draw(self, position: int) -> Drawn:
+    """The clips at a position of this host's stream."""
+    step, i = divmod(position, self.local_groups)
+    whole = self.local_groups * (step * self.process_count + self.process_index) + i
+    epoch, rank = divmod(whole, len(self.dataset))
+    order = _order(self.seed, epoch, len(self.dataset))
+    skipped: list[tuple[int, str]] = []
+    while True:
+      # A record that cannot be read is replaced by the one that follows it in this epoch.
+      row = int(order[(rank + len(skipped)) % len(order)])
+      try:
+        made = self._clips(epoch, row, len(skipped))
+      except DataError as error:
+        skipped.append((row, str(error)))
+        if len(skipped) > min(self.max_bad_records, len(order) - 1):
+          raise DataError(too_many([why for _, why in skipped], self.max_bad_records)) from error
+        continue
+      return Drawn(row, made, [self._labels(row, clip) for clip in made], skipped)
+
+  def _clips(self, epoch: int, row: int, attempt: int) -> list[clips.Clip]:
+    rngs = [
+      _rng(_CLIP_STREAM, self.seed, epoch, row, copy, attempt) for copy in range(self.per_group)
+    ]
+    return clips.train_clips(self.dataset, self.clip, row, rngs, self.color_jitter)
+
+  def _labels(self, row: int, clip: clips.Clip) -> Mapping[str, _Array]:
+    labels = self.dataset.labels(row)
+    return flips_lib.swap_labels(labels, self.swaps) if clip.window.flip else labels
+
+
+def check_views(clip: ClipConfig, temporal_views: int, spatial_views: int) -> None:
+  """Raises ConfigError unless the views fit the clip's sampling and geometry."""
+  require(temporal_views >= 1, 'temporal_views', 'at least 1', temporal_views)
+  require(spatial_views in (1, 3), 'spatial_views', '1 or 3', spatial_views)
+  if clip.sampling == 'uniform':
+    problem = "1 with sampling='uniform', whose clip is the whole video"
+    require(temporal_views == 1, 'temporal_views', problem, temporal_views)
+  if clip.fit == 'pad':
+    problem = "1 with fit='pad', which shows the whole frame"
+    require(spatial_views == 1, 'spatial_views', problem, spatial_views)
+
+
+def eval_examples(
+  dataset: VideoDataset,
+  clip: ClipConfig,
+  *,
+  batch_size: int,
+  temporal_views: int = 1,
+  spatial_views: int = 1,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> 'EvalExamples':
+  """The examples of `datasets.batches.eval_batches`, whose arguments and errors these are."""
+  local_batch = _local_batch(batch_size, process_index, process_count)
+  check_views(clip, temporal_views, spatial_views)
+  return EvalExamples(
+    dataset=dataset,
+    clip=clip,
+    temporal_views=temporal_views,
+    spatial_views=spatial_views,
+    local_batch=local_batch,
+    first=process_index * local_batch,
+    batch_size=batch_size,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalExamples:
+  """Position of this host's pass -> all views of one video."""
+
+  dataset: VideoDataset
+  clip: ClipConfig
+  temporal_views: int
+  spatial_views: int
+  local_batch: int
+  first: int
+  batch_size: int
+
+  @property
+  def per_group(self) -> int:
+    return 1
+
+  def __call__(self, position: int) -> Sequence[Batch]:
+    step, i = divmod(position, self.local_batch)
+    row = step * self.batch_size + self.first + i
+    if row >= len(self.dataset):
+      return [self._empty(PADDING_ROW)]
+    try:
+      views = clips.view_clips(
+        self.dataset, self.clip, row, self.temporal_views, self.spatial_views
+      )
+    except DataError as error:
+      return [{**self._empty(unreadable_row(row)), 'skipped': [(row, str(error))]}]
+    return [_example(views, self.dataset.labels(row), row)]
+
+  def _empty(self, row: int) -> Batch:
+    views = self.temporal_views * self.spatial_views
+    crop = self.clip.crop
+    pixels = np.zeros((views, self.clip.frames, crop, crop, 3), np.uint8)
+    return _example(pixels, self.dataset.empty_labels(), row)
+
+
+def unreadable_row(row: Any) -> Any:
+  """What stands in `row` (a number or an array) for a record that cannot be read, and back."""
+  return -2 - row
+
+
+def _local_batch(batch_size: int, process_index: int, process_count: int) -> int:
+  require(process_count >= 1, 'process_count', 'at least 1', process_count)
+  in_range = 0 <= process_index < process_count
+  require(in_range, 'process_index', f'in [0, {process_count - 1}]', process_index)
+  divides = batch_size >= 1 and batch_size % process_count == 0
+  require(divides, 'batch_size', f'a positive multiple of {process_count} processes', batch_size)
+  return batch_size // process_count
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: int, epoch: int, size: int) -> _Array:
+  """Permutation of an epoch, int64 [size]."""
+  return _rng(_ORDER_STREAM, seed, epoch).permutation(size)
+
+
+def _rng(*words: int) -> np.random.Generator:
+  return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
+def _example(inputs: _Array, label: Mapping[str, _Array], row: int) -> Batch:
+  return {
+    'inputs': inputs,
+    'label': dict(label),
+    'batch_mask': np.float32(row >= 0),
+    'row': np.int64(row),
+    'skipped': [],
+  }

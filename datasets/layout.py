@@ -1,0 +1,61 @@
+"""What a record must hold to be used: one key, frames, and labels that fit the manifest."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from datasets import records
+from datasets.manifest import TaskLabels
+
+
+class Problem(NamedTuple):
+  """What is wrong with a record: of which kind, and in words."""
+
+  kind: Literal['layout', 'frames', 'labels']
+  text: str
+
+
+def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) -> Iterator[Problem]:
+  """Yields what is wrong with a record, the most fundamental first.
+
+  Args:
+    example: the record.
+    tasks: label groups of the manifest.
+  """
+  found = sorted([*example.context, *example.list_names])
+  wanted = [records.FRAMES, records.LABEL_INDEX, f'{records.KEY} (or {records.KEY_FALLBACK})']
+  layout = f'The record has {found}; wanted {wanted}.'
+  if example.key is None:
+    yield Problem('layout', f'no key. {layout}')
+  if not example.frames:
+    problem = 'no frames' if example.frames is None else f'{records.FRAMES!r} is an empty list'
+    yield Problem('layout', f'{problem}. {layout}')
+  empty = [i for i, (_, length) in enumerate(example.frames or ()) if length == 0]
+  if empty:
+    yield Problem('frames', f'frames {empty[:5]} have no bytes. Write the record again.')
+  if records.LABEL_INDEX not in example.context:
+    yield Problem('layout', f'no labels. {layout}')
+  else:
+    yield from _label_problems(example.context[records.LABEL_INDEX], tasks)
+
+
+def _label_problems(labels: list[Any], tasks: Mapping[str, TaskLabels]) -> Iterator[Problem]:
+  count = sum(task.num_classes for task in tasks.values())
+  wrong = [x for x in labels if not isinstance(x, int) or not 0 <= x < count]
+  if wrong:
+    groups = {name: (t.offset, t.offset + t.num_classes - 1) for name, t in tasks.items()}
+    yield Problem(
+      'labels',
+      f'{records.LABEL_INDEX} holds {wrong[:5]}, expected integers in '
+      f'[0, {count - 1}] (groups, first to last: {groups}). '
+      'Correct the class list of the manifest or write the record again.',
+    )
+    return
+  for name, task in tasks.items():
+    own = [x for x in labels if 0 <= x - task.offset < task.num_classes]
+    if not task.multi_label and len(own) != 1:
+      yield Problem(
+        'labels',
+        f'{len(own)} labels {own[:5]} in the single-label group {name!r} (global '
+        f'indices {task.offset} to {task.offset + task.num_classes - 1}), expected exactly one. '
+        'Write the record again, or mark the group multi_label in the manifest.',
+      )

@@ -1,0 +1,63 @@
+"""How commands end."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRINTS = """
+from tools import command
+
+def main():
+  for number in range(LINES):
+    print(number, flush=FLUSH)
+
+command.run(main)
+"""
+
+
+def run_with_a_reader_that_leaves(*command: str) -> subprocess.CompletedProcess:
+  """Runs a command whose standard output nobody reads any more."""
+  read, write = os.pipe()
+  os.close(read)
+  try:
+    return subprocess.run(
+      [sys.executable, *command],
+      cwd=ROOT,
+      check=False,
+      stdout=write,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  finally:
+    os.close(write)
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize(('lines', 'flush'), [(1, False), (9, True), (100_000, False)])
+def test_output_that_is_cut_is_no_error(lines, flush, unbuffered, monkeypatch):
+  monkeypatch.setenv('PYTHONUNBUFFERED', unbuffered)
+  code = PRINTS.replace('LINES', str(lines)).replace('FLUSH', str(flush))
+  done = run_with_a_reader_that_leaves('-c', code)
+  assert (done.returncode, done.stderr) == (1, '')
+
+
+def test_help_that_is_cut_is_no_error():
+  done = run_with_a_reader_that_leaves('-m', 'tools.make_demo_data', '--help')
+  assert (done.returncode, done.stderr) == (1, '')
+
+
+def test_another_broken_pipe_is_an_error():
+  code = 'from tools import command\ndef main(): raise BrokenPipeError("a worker")\n'
+  done = subprocess.run(
+    [sys.executable, '-c', f'{code}\ncommand.run(main)'],
+    cwd=ROOT,
+    check=False,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert 'BrokenPipeError: a worker' in done.stderr
