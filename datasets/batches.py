@@ -5,12 +5,12 @@ permutation of (seed, epoch p // N), and its augmentation follows (seed, epoch, 
 needs one integer, and the number of threads, worker processes and hosts changes nothing.
 """
 
-import concurrent.futures
 import dataclasses
-import functools
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from datasets.clip_config import ClipConfig, require
 from datasets.color import ColorJitterConfig
 from datasets.dataset import VideoDataset
 from datasets.examples import Batch, Examples, eval_examples, too_many, train_examples
+from datasets.memory import Pool
 from errors import DataError
 
 _ENDLESS = 1 << 62
@@ -50,8 +51,7 @@ class Loading:
 
 
 class Batches:
-  """Iterator over batches made by grain's threads or processes; `close` (or leaving `with`) ends
-  them.
+  """Iterator over batches made by threads or processes; `close` (or leaving `with`) ends them.
 
   `batch_at(step)` makes any step's batch directly. `step` is the number of the next batch, all that
   has to be stored to resume; `num_steps` counts the batches of a pass, None for endless training.
@@ -87,28 +87,23 @@ class Batches:
     self.skipped: dict[int, str] = {}
     # OpenCV's own thread pool would compete with the reader's threads.
     cv2.setNumThreads(1)
+    self._made = _BatchAt(examples, self._positions, loading.num_threads)
     self._iterator = iter(self._pipeline(loading))
     self._closed = False
 
   def _pipeline(self, loading: Loading) -> Any:
     steps = _ENDLESS if self.num_steps is None else self.num_steps - self.step
+    source = grain.MapDataset.source(_Source(self._made, self.step, steps))
     if loading.num_processes:
       if not flags.FLAGS.is_parsed():  # In a notebook; grain's workers read a flag of their own.
         flags.FLAGS.mark_as_parsed()
-      made = _BatchAt(self._examples, self._positions, loading.num_threads)
-      whole = _Source(made, self.step, steps)
       read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
       workers = grain.MultiprocessingOptions(loading.num_processes, max(loading.prefetch, 1))
-      source = grain.MapDataset.source(whole).to_iter_dataset(read)
-      return source.mp_prefetch(workers, worker_init_fn=_prepare_worker)
-    length = min(steps * self._positions, _ENDLESS)
-    source = _Source(self._examples, self.step * self._positions, length)
-    # Enough examples in flight for the next batches, and for every thread to have one.
-    buffer = max(loading.prefetch * self._positions, loading.num_threads)
-    read = grain.ReadOptions(num_threads=loading.num_threads, prefetch_buffer_size=buffer)
-    return (
-      grain.MapDataset.source(source).to_iter_dataset(read).batch(self._positions, batch_fn=_join)
-    )
+      return source.to_iter_dataset(read).mp_prefetch(workers, worker_init_fn=_prepare_worker)
+    # So many batches in the making that the last examples of one leave no thread idle.
+    making = min(1 + math.ceil(loading.num_threads / self._positions), loading.num_threads)
+    read = grain.ReadOptions(making, prefetch_buffer_size=max(loading.prefetch, making))
+    return source.to_iter_dataset(read)
 
   def __iter__(self) -> Self:
     return self
@@ -144,6 +139,7 @@ class Batches:
     """Stops threads and processes; they end with what they are working on."""
     self._closed = True
     self._iterator.close()
+    self._made.close()
 
   def __enter__(self) -> Self:
     return self
@@ -172,36 +168,37 @@ class _Source:
     return self.item_at(self.first + position)
 
 
-@dataclasses.dataclass(frozen=True)
 class _BatchAt:
-  """step -> batch."""
+  """step -> batch, whose examples several threads write straight into its memory."""
 
-  examples: Examples
-  positions: int
-  num_threads: int
+  def __init__(self, examples: Examples, positions: int, num_threads: int):
+    self._arguments = (examples, positions, num_threads)
+    self._examples = examples
+    self._positions = positions
+    self._memory = Pool((positions, examples.per_group, *examples.shape))
+    self._threads = ThreadPoolExecutor(num_threads, 'reader') if num_threads > 1 else None
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return _BatchAt, self._arguments  # A worker process has threads and memory of its own.
 
   def __call__(self, step: int) -> Batch:
-    positions = range(step * self.positions, (step + 1) * self.positions)
-    run = _threads(self.num_threads).map if self.num_threads > 1 else map
-    return _join(list(run(self.examples, positions)))
+    pixels = self._memory.empty()  # [positions, per_group, ...]
+    positions = range(step * self._positions, (step + 1) * self._positions)
+    run = self._threads.map if self._threads else map
+    examples = [example for group in run(self._examples, positions, pixels) for example in group]
+    skipped = [entry for example in examples for entry in example.pop('skipped')]
+    inputs = pixels.reshape(-1, *pixels.shape[2:])
+    return {'inputs': inputs, **_stack(examples), 'skipped': json.dumps(skipped)}
 
-
-@functools.lru_cache(maxsize=1)
-def _threads(count: int) -> concurrent.futures.ThreadPoolExecutor:
-  """The threads of a worker process, which serve it until its end."""
-  return concurrent.futures.ThreadPoolExecutor(count, 'reader')
+  def close(self) -> None:
+    """Ends the threads with the examples they are working on."""
+    if self._threads:
+      self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _prepare_worker(index: int, count: int) -> None:
   del index, count
   cv2.setNumThreads(1)
-
-
-def _join(groups: Sequence[Sequence[Batch]]) -> Batch:
-  """One batch of the examples of all groups."""
-  examples = [example for group in groups for example in group]
-  skipped = [entry for example in examples for entry in example.pop('skipped')]
-  return {**_stack(examples), 'skipped': json.dumps(skipped)}
 
 
 def _stack(examples: Sequence[Batch]) -> Batch:

@@ -54,6 +54,11 @@ class ClipConfig:
   repeats: int = 1
   short_clip: Literal['loop', 'hold'] = 'loop'
 
+  @property
+  def shape(self) -> tuple[int, int, int, int]:
+    """Shape of a clip, [T, crop, crop, 3]."""
+    return self.frames, self.crop, self.crop, 3
+
   def __post_init__(self) -> None:
     """Raises ConfigError on values out of range or that contradict each other."""
     for name in ('frames', 'stride', 'resize', 'crop', 'repeats'):

@@ -30,6 +30,7 @@ def train_clips(
   row: int,
   rngs: Sequence[np.random.Generator],
   color_jitter: ColorJitterConfig | None = None,
+  out: _Array | None = None,
 ) -> list[Clip]:
   """Random clips of one video, one for each generator; a frame that several need is decoded once.
 
@@ -39,13 +40,14 @@ def train_clips(
     row: the video.
     rngs: random numbers of each clip: of time, then space, then colour.
     color_jitter: colour distortion on the host, or None.
+    out: where to write the pixels, uint8 [clips, T, crop, crop, 3]; None: into fresh memory.
 
   Raises:
     DataError: a frame cannot be read, or `config.fps` needs a frame rate that is unknown.
   """
   times = [_train_indices(dataset, config, row, rng) for rng in rngs]
   windows: list[geometry.Window] = []
-  pixels = _empty(len(rngs), config)
+  pixels = _empty(len(rngs), config) if out is None else out
   for frame, places in _needed_frames(dataset, row, np.stack(times)):
     if not windows:
       windows = [_train_window(config, rng, *frame.shape[:2]) for rng in rngs]
@@ -60,9 +62,14 @@ def train_clips(
 
 
 def view_clips(
-  dataset: VideoDataset, config: ClipConfig, row: int, temporal_views: int, spatial_views: int
+  dataset: VideoDataset,
+  config: ClipConfig,
+  row: int,
+  temporal_views: int,
+  spatial_views: int,
+  out: _Array | None = None,
 ) -> _Array:
-  """All views of a video, crop-major, uint8 [V, T, crop, crop, 3].
+  """All views of a video, crop-major, uint8 [V, T, crop, crop, 3]; in `out`, if that is given.
 
   View v is crop v // temporal_views at time v % temporal_views.
 
@@ -70,7 +77,7 @@ def view_clips(
     DataError: as `train_clips`.
   """
   times = view_indices(dataset, config, row, temporal_views)
-  views = _empty(spatial_views * temporal_views, config)
+  views = _empty(spatial_views * temporal_views, config) if out is None else out
   crops: Sequence[geometry.Window] = ()
   for frame, places in _needed_frames(dataset, row, times):
     height, width = _eval_shape(config, *frame.shape[:2])
@@ -161,7 +168,7 @@ def _eval_windows(
 
 
 def _empty(clips: int, config: ClipConfig) -> _Array:
-  return np.empty((clips, config.frames, config.crop, config.crop, 3), np.uint8)
+  return np.empty((clips, *config.shape), np.uint8)
 
 
 def _needed_frames(

@@ -67,15 +67,16 @@ def jitter(rng: np.random.Generator, clip: _Array, config: ColorJitterConfig) ->
   DEVIATION: saturation blends with the grey value and hue is a rotation in YIQ, where the device
   scales and shifts them in HSV: so that all of it is one 3x4 matrix, rounded once.
   """
-  frames = clip.reshape(-1, clip.shape[2], 3)  # [T*H, W, 3]
   apply, drop, *strengths = rng.random(6)
   matrix = np.eye(4)
   if apply < config.prob:
-    matrix = distortion(2 * np.array(strengths) - 1, config, np.array(cv2.mean(frames)[:3]))
+    mean = cv2.mean(clip.reshape(-1, clip.shape[2], 3))[:3]  # of [T*H, W, 3]
+    matrix = distortion(2 * np.array(strengths) - 1, config, np.array(mean))
   if drop < config.grayscale_prob:
     matrix = _linear(np.tile(LUMA, (3, 1))) @ matrix
   if not np.array_equal(matrix, np.eye(4)):
-    cv2.transform(frames, matrix[:3].astype(np.float32), dst=frames)
+    for frame in clip:  # One by one they stay in the processor's cache.
+      cv2.transform(frame, matrix[:3].astype(np.float32), dst=frame)
 
 
 def distortion(strengths: _Array, config: ColorJitterConfig, mean: _Array) -> _Array:

@@ -37,8 +37,17 @@ class Examples(Protocol):
   def per_group(self) -> int:
     """Examples at each position."""
 
-  def __call__(self, position: int) -> Sequence[Batch]:
-    """The examples at a position of this host's stream."""
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Shape of an example's pixels."""
+
+  def __call__(self, position: int, out: _Array) -> Sequence[Batch]:
+    """The examples at a position of this host's stream, their pixels in `out`.
+
+    Args:
+      position: in the stream.
+      out: uint8 [per_group, *shape], where `inputs` are written; the examples lack them.
+    """
 
 
 def too_many(reasons: Sequence[str], limit: int) -> str:
@@ -114,17 +123,18 @@ class TrainExamples:
   def per_group(self) -> int:
     return self.clip.repeats
 
-  def __call__(self, position: int) -> Sequence[Batch]:
-    drawn = self.draw(position)
-    examples = [
-      _example(clip.pixels, labels, drawn.row)
-      for clip, labels in zip(drawn.clips, drawn.labels, strict=True)
-    ]
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.clip.shape
+
+  def __call__(self, position: int, out: _Array) -> Sequence[Batch]:
+    drawn = self.draw(position, out)
+    examples = [_example(labels, drawn.row) for labels in drawn.labels]
     examples[0]['skipped'] = drawn.skipped
     return examples
 
-  def draw(self, position: int) -> Drawn:
-    """The clips at a position of this host's stream."""
+  def draw(self, position: int, out: _Array | None = None) -> Drawn:
+    """The clips at a position of this host's stream, their pixels in `out` or fresh memory."""
     step, i = divmod(position, self.local_groups)
     whole = self.local_groups * (step * self.process_count + self.process_index) + i
     epoch, rank = divmod(whole, len(self.dataset))
@@ -134,7 +144,7 @@ class TrainExamples:
       # A record that cannot be read is replaced by the one that follows it in this epoch.
       row = int(order[(rank + len(skipped)) % len(order)])
       try:
-        made = self._clips(epoch, row, len(skipped))
+        made = self._clips(epoch, row, len(skipped), out)
       except DataError as error:
         skipped.append((row, str(error)))
         if len(skipped) > min(self.max_bad_records, len(order) - 1):
@@ -142,11 +152,11 @@ class TrainExamples:
         continue
       return Drawn(row, made, [self._labels(row, clip) for clip in made], skipped)
 
-  def _clips(self, epoch: int, row: int, attempt: int) -> list[clips.Clip]:
+  def _clips(self, epoch: int, row: int, attempt: int, out: _Array | None) -> list[clips.Clip]:
     rngs = [
       _rng(_CLIP_STREAM, self.seed, epoch, row, copy, attempt) for copy in range(self.per_group)
     ]
-    return clips.train_clips(self.dataset, self.clip, row, rngs, self.color_jitter)
+    return clips.train_clips(self.dataset, self.clip, row, rngs, self.color_jitter, out)
 
   def _labels(self, row: int, clip: clips.Clip) -> Mapping[str, _Array]:
     labels = self.dataset.labels(row)
@@ -205,24 +215,26 @@ class EvalExamples:
   def per_group(self) -> int:
     return 1
 
-  def __call__(self, position: int) -> Sequence[Batch]:
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return (self.temporal_views * self.spatial_views, *self.clip.shape)
+
+  def __call__(self, position: int, out: _Array) -> Sequence[Batch]:
     step, i = divmod(position, self.local_batch)
     row = step * self.batch_size + self.first + i
     if row >= len(self.dataset):
-      return [self._empty(PADDING_ROW)]
+      return [self._empty(PADDING_ROW, out)]
     try:
-      views = clips.view_clips(
-        self.dataset, self.clip, row, self.temporal_views, self.spatial_views
+      clips.view_clips(
+        self.dataset, self.clip, row, self.temporal_views, self.spatial_views, out[0]
       )
     except DataError as error:
-      return [{**self._empty(unreadable_row(row)), 'skipped': [(row, str(error))]}]
-    return [_example(views, self.dataset.labels(row), row)]
+      return [{**self._empty(unreadable_row(row), out), 'skipped': [(row, str(error))]}]
+    return [_example(self.dataset.labels(row), row)]
 
-  def _empty(self, row: int) -> Batch:
-    views = self.temporal_views * self.spatial_views
-    crop = self.clip.crop
-    pixels = np.zeros((views, self.clip.frames, crop, crop, 3), np.uint8)
-    return _example(pixels, self.dataset.empty_labels(), row)
+  def _empty(self, row: int, out: _Array) -> Batch:
+    out[...] = 0
+    return _example(self.dataset.empty_labels(), row)
 
 
 def unreadable_row(row: Any) -> Any:
@@ -249,9 +261,8 @@ def _rng(*words: int) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
-def _example(inputs: _Array, label: Mapping[str, _Array], row: int) -> Batch:
+def _example(label: Mapping[str, _Array], row: int) -> Batch:
   return {
-    'inputs': inputs,
     'label': dict(label),
     'batch_mask': np.float32(row >= 0),
     'row': np.int64(row),

@@ -68,26 +68,34 @@ class RecordDataset(VideoDataset):
   def frames(self, row: int, indices: _Array) -> Iterator[_Array]:
     """Reads and decodes frames, see the base class.
 
+    Raises:
+      DataError: as `encoded_frames`, or a frame cannot be decoded.
+    """
+    chosen = np.asarray(indices, np.int64)
+    return decode_frames(
+      self.encoded_frames(row, chosen), lambda i: self._place(row, int(chosen[i]))
+    )
+
+  def encoded_frames(self, row: int, indices: _Array) -> Iterator[memoryview]:
+    """Yields the stored bytes of the given distinct, ascending frames of a record.
+
     Only the bytes from the first to the last frame are read (with large gaps left out).
 
     Raises:
-      DataError: bytes differ from the index, or a frame cannot be decoded; the message names file,
-        offset, frame and key.
+      DataError: bytes differ from the index; the message names file, offset, frame and key.
     """
-    chosen = np.asarray(indices, np.int64)
-    offsets, lengths, crcs = (array[chosen] for array in self._index.frames(row))
+    offsets, lengths, crcs = (array[indices] for array in self._index.frames(row))
     path = self._paths[self._index.shard[row]]
+    for i, data in enumerate(index_lib.read_spans(path, offsets, lengths)):
+      found = zlib.crc32(data)
+      if found != crcs[i]:
+        raise DataError(self._differs(self._place(row, int(indices[i])), found, crcs[i]))
+      yield data
 
-    def where(i: int) -> str:
-      return f'{path}: byte {offsets[i]}, frame {chosen[i]} of {self.key(row)!r} (row {row})'
-
-    def checked() -> Iterator[memoryview]:
-      for i, data in enumerate(index_lib.read_spans(path, offsets, lengths)):
-        if zlib.crc32(data) != crcs[i]:
-          raise DataError(self._differs(where(i), zlib.crc32(data), crcs[i]))
-        yield data
-
-    return decode_frames(checked(), where)
+  def _place(self, row: int, frame: int) -> str:
+    """Where a frame lies, for messages."""
+    path, offset = self._paths[self._index.shard[row]], self._index.frames(row)[0][frame]
+    return f'{path}: byte {offset}, frame {frame} of {self.key(row)!r} (row {row})'
 
   def _differs(self, where: str, found: int, expected: int) -> str:
     beside = index_lib.index_paths(self.directory, self.manifest, self.split)

@@ -94,12 +94,13 @@ def evaluation_samples(
   for row in range(len(dataset)):
     if len(samples) >= count:
       break
-    (example,) = stream(row)
+    views = np.empty((1, *stream.shape), np.uint8)
+    (example,) = stream(row, views)
     if example['skipped']:
       continue
     times = clips.view_indices(dataset, config, row, temporal_views)
     labels = label_names(dataset, example['label'])
-    for view, pixels in enumerate(example['inputs']):
+    for view, pixels in enumerate(views[0]):
       crop, time = divmod(view, temporal_views)
       place = f'time {time + 1} of {temporal_views}, crop {crop + 1} of {spatial_views}'
       samples.append(make_sample(dataset, row, pixels, times[time], labels, place))

@@ -53,15 +53,15 @@ def clip_number(dataset, row):
   return int(dataset.key(int(row)).removeprefix('clip'))
 
 
-def grain_threads():
-  return [thread for thread in threading.enumerate() if 'grain' in thread.name]
+def reading_threads():
+  return [thread for thread in threading.enumerate() if re.match('grain|reader', thread.name)]
 
 
 def assert_threads_end():
   deadline = time.monotonic() + 10
-  while grain_threads() and time.monotonic() < deadline:
+  while reading_threads() and time.monotonic() < deadline:
     time.sleep(0.01)
-  assert grain_threads() == []
+  assert reading_threads() == []
 
 
 def test_dataset_facts(train):
@@ -340,10 +340,27 @@ def test_empty_split(tiny_dir):
     RecordDataset(tiny_dir, 'train', TASKS)
 
 
+def test_batches_that_are_held_are_not_written_over(train):
+  def batches():
+    return train_batches(train, AUGMENTED, batch_size=4, seed=0, loading=Loading(3))
+
+  with batches() as held, batches() as copied:
+    kept = [next(held)['inputs'][1] for _ in range(20)]
+    for inputs in kept:
+      np.testing.assert_array_equal(inputs, next(copied)['inputs'][1].copy())
+
+
+def test_memory_of_batches_is_used_again(train):
+  with train_batches(train, AUGMENTED, batch_size=4, seed=0, loading=Loading(3)) as batches:
+    places = {next(batches)['inputs'].__array_interface__['data'][0] for _ in range(40)}
+  # One with the caller, one waiting for it, and those in the making and ready.
+  assert len(places) <= 6
+
+
 def test_threads_end_on_close(train, held_out):
   batches = train_batches(train, CLIP, batch_size=4, seed=0, loading=Loading(num_threads=4))
   next(batches)
-  assert grain_threads()
+  assert reading_threads()
   batches.close()
   batches.close()
   assert_threads_end()

@@ -188,12 +188,13 @@ def test_window_agrees_with_resizing_the_whole_frame():
 
 @pytest.mark.parametrize('flip', [False, True])
 @pytest.mark.parametrize('seed', range(5))
-def test_crops_and_flips_are_exact(seed, flip):
+@pytest.mark.parametrize('size', [64, 63, 17])
+def test_crops_and_flips_are_exact(seed, flip, size):
   random = rng(seed)
   frame = random.integers(0, 256, (90, 120, 3), dtype=np.uint8)
   top, left = int(random.integers(0, 27)), int(random.integers(0, 57))
-  found = cut(frame, square(top, left, 64, 64, flip), 64)
-  wanted = frame[top : top + 64, left : left + 64]
+  found = cut(frame, square(top, left, size, size, flip), size)
+  wanted = frame[top : top + size, left : left + size]
   np.testing.assert_array_equal(found, wanted[:, ::-1] if flip else wanted)
 
 
