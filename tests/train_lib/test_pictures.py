@@ -92,6 +92,23 @@ def test_contact_sheet_grows_with_the_clips(tmp_path):
   assert heights[0] < heights[1] < heights[2] < 1200
 
 
+def test_sample_sheet_shows_frames_and_grows_with_the_samples(tmp_path):
+  path, heights = tmp_path / 'samples.png', []
+  for colors in ([(10, 20, 240)], [(10, 20, 240), (240, 160, 20)]):
+    samples = [
+      pictures.Sample(clip_of(c, True).frames, [f'{i}' for i in range(10)], 'opening', ['video-7'])
+      for c in colors
+    ]
+    pictures.sample_sheet_png(path, 'data/demo', 'as they are', samples)
+    image = load(path)
+    assert all(has_color(image, c, at_least=5000) for c in colors)
+    heights.append(image.shape[0])
+  assert heights[1] > heights[0] + 100
+  bad = samples[0]._replace(frames=samples[0].frames.astype(np.float32))
+  with pytest.raises(DataError, match='clip 0: expected frames'):
+    pictures.sample_sheet_png(path, 'data/demo', '', [bad])
+
+
 def test_strip_spans_the_clip():
   np.testing.assert_array_equal(pictures.strip_indices(3), [0, 1, 2])
   np.testing.assert_array_equal(pictures.strip_indices(8), range(8))
