@@ -9,6 +9,7 @@ from made ones. A clip is 32 frames at stride 2, cropped to 224 px. Everything i
 on one core and is given in CPU time of all threads, in turn in each round, each beside a raw decode
 of its own: libjpeg-turbo (simplejpeg, the reader's options) on the same frames' bytes in memory, into
 one buffer. The ratio is that to this raw decode; the median over rounds counts, with the extremes.
+Linux only: cores and memory are asked of /proc and the scheduler.
 """
 
 import collections
@@ -222,22 +223,23 @@ def end_to_end(work: Workload, batches: int, stack: contextlib.ExitStack) -> lis
     stack.enter_context(made)
     return Run(name, functools.partial(_take, made, batches), batches * BATCH, ceiling)
 
-  def views() -> None:
+  def views(name: str) -> Run:
     made = eval_batches(
-      work.dataset,
+      reader_scaling.Many(work.dataset),
       work.plain,
       batch_size=1,
       temporal_views=TEMPORAL_VIEWS,
       spatial_views=SPATIAL_VIEWS,
       loading=loading,
     )
-    collections.deque(made, maxlen=0)
+    stack.enter_context(made)
+    return Run(name, functools.partial(_take, made, 4 * batches), 4 * batches)
 
   return [
     stream('batches: crop, flip', work.plain, None, 2.0),
     stream('batches: jitter, flip; colour on the device', work.kinetics, None, None),
     stream('batches: jitter, flip, colour on the host', work.kinetics, COLOR, 2.8),
-    Run('batches: 4x3 views of a video', views, len(work.dataset)),
+    views('batches: 4x3 views of a video'),
   ]
 
 
@@ -402,7 +404,7 @@ def main() -> None:
       )
       results['restoring'] = reader_scaling.restoring(dataset, KINETICS, batch=BATCH)
       if _SOAK.value:
-        results['soak'] = reader_scaling.soak(dataset, KINETICS, BATCH, _SOAK.value, bar)
+        results['soak'] = reader_scaling.soak(dataset, KINETICS, 2, _SOAK.value, bar)
   if _JSON.value:
     print(json.dumps(results, indent=1))
   else:

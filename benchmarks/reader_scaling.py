@@ -127,7 +127,14 @@ def soak(
       if number >= warm:
         now = memory('self')['rss']
         at_warm, most = at_warm or now, max(most, now)
-  return {'batches': steps, 'warm_up': warm, 'after_warm_up': at_warm, 'end': now, 'most': most}
+  return {
+    'batches': steps,
+    'clips': batch,
+    'warm_up': warm,
+    'after_warm_up': at_warm,
+    'end': now,
+    'most': most,
+  }
 
 
 def print_results(results: Mapping[str, Any]) -> None:
@@ -143,6 +150,6 @@ def print_results(results: Mapping[str, Any]) -> None:
   if 'soak' in results:
     s = results['soak']
     print(
-      f'\nmemory over {s["batches"]:,} batches: {s["after_warm_up"]:.0f} MB after {s["warm_up"]}, '
+      f'\nmemory over {s["batches"]:,} batches of {s["clips"]} clips: {s["after_warm_up"]:.0f} MB after {s["warm_up"]}, '
       f'{s["end"]:.0f} MB at the end, {s["most"]:.0f} MB at most'
     )

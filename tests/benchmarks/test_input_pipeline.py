@@ -106,4 +106,4 @@ def test_scaling_restoring_and_memory(dataset, bar, capsys):
   reader_scaling.print_results(
     {'cores': 2, 'scaling': scaling, 'restoring': restoring, 'soak': soak}
   )
-  assert 'memory over 20 batches' in capsys.readouterr().out
+  assert 'memory over 20 batches of 2 clips' in capsys.readouterr().out
