@@ -212,20 +212,6 @@ def write_split(
     return writer.close()
 
 
-def describe_split(directory: str | os.PathLike[str], split: str, names: Sequence[str]) -> Split:
-  """Describes shards that exist already, counting their records, for `manifest.create`.
-
-  Raises:
-    DataError: a shard is missing, compressed, truncated or no TFRecord.
-  """
-  shards = []
-  for name in names:
-    path = Path(directory) / name
-    examples = sum(1 for _ in read_records(path))
-    shards.append(Shard(name, path.stat().st_size, examples))
-  return Split(split, tuple(shards))
-
-
 # TFRecord framing: length (uint64), masked crc32c of the length, payload, masked crc32c of it.
 _HEADER = struct.Struct('<QI')
 _FOOTER = struct.Struct('<I')

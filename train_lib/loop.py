@@ -13,6 +13,7 @@ import numpy as np
 from errors import TrainingDivergedError
 from train_lib.console import duration, say, scalars
 from train_lib.durations import due
+from train_lib.metric_writers import Writer
 from train_lib.program import Batch, Program
 from train_lib.state import TrainState
 
@@ -25,12 +26,12 @@ class Hooks:
   """What the loop calls besides the train step.
 
   Attributes:
-    writer: CLU metric writer.
+    writer: Takes the metrics.
     evaluate: (state, step) -> metrics.
     save: (state, step, metrics of this step's evaluation or None).
   """
 
-  writer: Any
+  writer: Writer
   evaluate: Callable[[TrainState, int], dict[str, float]]
   save: Callable[[TrainState, int, Mapping[str, float] | None], None]
 

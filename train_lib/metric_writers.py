@@ -1,64 +1,129 @@
-"""Where a run's numbers go: TensorBoard events through CLU, and `metrics.jsonl` for scripts.
+"""Where a run's numbers go: TensorBoard events, and `metrics.jsonl` for scripts.
 
-Importing `clu.metric_writers`, or any module under it, imports TensorFlow (seconds and hundreds of
-megabytes), so this module does it only inside `create_writers`.
+Neither needs TensorFlow, which takes seconds and hundreds of megabytes to import: events are written
+with TensorBoard's own protos and record writer.
 """
 
 import json
 import math
 import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 from absl import logging
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-  from clu.metric_writers import MultiWriter
 
 _RESERVED = ('step', 'time')
 
 
-def create_writers(
-  workdir: str | os.PathLike[str], resume_step: int | None = None
-) -> 'MultiWriter':
-  """Returns one CLU writer for `workdir`: TensorBoard events, and scalars in `metrics.jsonl`.
+class Writer(Protocol):
+  """Takes scalars by step."""
 
-  The JSON lines are on disk at once, TensorBoard's events after a flush. TensorBoard keeps the events
-  of an earlier run beyond `resume_step` and shows both. On hosts other than the first the writer does
-  nothing.
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes Python, numpy or JAX scalars."""
+
+  def flush(self) -> None:
+    """Brings what was written to the disk."""
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+
+
+def create_writers(workdir: str | os.PathLike[str], resume_step: int | None = None) -> 'Writers':
+  """Returns one writer for `workdir`: TensorBoard events, and scalars in `metrics.jsonl`.
+
+  The JSON lines are on disk at once, TensorBoard's events after a flush. On hosts other than the
+  first the writer does nothing.
 
   Args:
     workdir: a folder on a file system that can append (not an object store); made if missing.
-    resume_step: the step just restored; see `JsonlWriter`.
+    resume_step: the step just restored: of an earlier run nothing beyond it is kept or shown.
 
   Raises:
     DataError: `metrics.jsonl` is damaged.
   """
-  from clu import metric_writers
-
   if jax.process_index() > 0:
-    return metric_writers.MultiWriter([])
-  # A virtual base class, because a real one would need the import when this module is loaded.
-  metric_writers.MetricWriter.register(JsonlWriter)
+    return Writers([])
   path = Path(workdir)
   path.mkdir(parents=True, exist_ok=True)
-  # Not CLU's AsyncWriter: interrupted, it writes to a file it has closed. TensorFlow's own writer
-  # buffers, and log steps are rare.
-  tensorboard = metric_writers.SummaryWriter(str(path))
-  return metric_writers.MultiWriter([JsonlWriter(path / 'metrics.jsonl', resume_step), tensorboard])
+  return Writers(
+    [JsonlWriter(path / 'metrics.jsonl', resume_step), TensorBoardWriter(path, resume_step)]
+  )
+
+
+class Writers:
+  """Several writers as one."""
+
+  def __init__(self, writers: Sequence[Writer]):
+    self._writers = writers
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes Python, numpy or JAX scalars."""
+    for writer in self._writers:
+      writer.write_scalars(step, scalars)
+
+  def flush(self) -> None:
+    """Brings what was written to the disk."""
+    for writer in self._writers:
+      writer.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the files."""
+    for writer in self._writers:
+      writer.close()
+
+
+class TensorBoardWriter:
+  """Writes scalars to an events file of its own, which TensorBoard reads with those beside it.
+
+  Args:
+    folder: where; exists.
+    resume_step: TensorBoard leaves out what earlier files have beyond this step.
+  """
+
+  def __init__(self, folder: str | os.PathLike[str], resume_step: int | None = None):
+    name = f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}'
+    self._file = RecordWriter((Path(folder) / name).open('ab'))
+    self._write(event_pb2.Event(file_version='brain.Event:2'))
+    if resume_step is not None:
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(event_pb2.Event(step=resume_step + 1, session_log=start))
+    self.flush()
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+    """Writes Python, numpy or JAX scalars, as float32."""
+    values = [
+      summary_pb2.Summary.Value(tag=name, simple_value=float(value))
+      for name, value in scalars.items()
+    ]
+    self._write(event_pb2.Event(step=int(step), summary=summary_pb2.Summary(value=values)))
+
+  def _write(self, event: event_pb2.Event) -> None:
+    event.wall_time = time.time()
+    self._file.write(event.SerializeToString())
+
+  def flush(self) -> None:
+    """Brings what was written to the disk."""
+    self._file.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    self._file.close()
 
 
 class JsonlWriter:
-  """A CLU metric writer that appends one JSON object per `write_scalars` call to a file.
+  """Appends one JSON object per `write_scalars` call to a file.
 
   A line is `{"step": int, "time": float seconds since the epoch, name: number, ...}` and is flushed
   at once, so a killed run loses nothing. JSON has no NaN or infinity: they are the strings "NaN",
-  "Infinity" and "-Infinity", which `float` reads back. Everything but scalars is ignored.
+  "Infinity" and "-Infinity", which `float` reads back.
 
   Args:
     path: the file; its folder exists.
@@ -83,31 +148,6 @@ class JsonlWriter:
     line = json.dumps({'step': int(step), 'time': time.time(), **values}, allow_nan=False)
     self._file.write(line + '\n')
     self._file.flush()
-
-  def write_summaries(
-    self, step: int, values: Mapping[str, Any], metadata: Mapping[str, Any] | None = None
-  ) -> None:
-    """Does nothing."""
-
-  def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-    """Does nothing."""
-
-  def write_videos(self, step: int, videos: Mapping[str, Any]) -> None:
-    """Does nothing."""
-
-  def write_audios(self, step: int, audios: Mapping[str, Any], *, sample_rate: int) -> None:
-    """Does nothing."""
-
-  def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-    """Does nothing."""
-
-  def write_histograms(
-    self, step: int, arrays: Mapping[str, Any], num_buckets: Mapping[str, int] | None = None
-  ) -> None:
-    """Does nothing."""
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    """Does nothing."""
 
   def flush(self) -> None:
     """Does nothing: every line is flushed when written."""

@@ -1,6 +1,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -354,3 +356,18 @@ def test_scalars_are_finite(finished):
   workdir, _ = finished
   for line in scalars(workdir, 'train/').values():
     assert all(math.isfinite(v) for v in line.values())
+
+
+def test_training_and_evaluation_import_no_tensorflow(demo_data_dir, tmp_path):
+  script = (
+    'import sys\n'
+    'from tests.train_lib.conftest import make_tiny_config\n'
+    'from train_lib import run\n'
+    f'config = make_tiny_config({str(demo_data_dir)!r})\n'
+    'config.duration, config.loader_processes = "2 steps", 1\n'
+    'config.loader_threads = 1\n'
+    f'run.run("train", config, {str(tmp_path / "run")!r})\n'
+    'print("tensorflow" in sys.modules)\n'
+  )
+  done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+  assert done.stdout.splitlines()[-1] == 'False'

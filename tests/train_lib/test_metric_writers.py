@@ -2,17 +2,15 @@
 
 import json
 import math
-import subprocess
-import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.util import tensor_util
 
 from errors import ConfigError, DataError
-from train_lib.metric_writers import JsonlWriter, create_writers, read_scalars
+from train_lib.metric_writers import JsonlWriter, TensorBoardWriter, create_writers, read_scalars
 
 
 def steps(path) -> list[int]:
@@ -97,40 +95,42 @@ def test_reserved_names_are_refused(tmp_path):
   assert steps(tmp_path / 'metrics.jsonl') == []
 
 
-def test_importing_does_not_load_tensorflow():
-  code = 'import sys, train_lib.metric_writers; sys.exit("tensorflow" in sys.modules)'
-  assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+def shown(workdir, name):
+  """(step, value) pairs as TensorBoard reads them."""
+  events = EventAccumulator(str(workdir))
+  events.Reload()
+  return [(event.step, event.value) for event in events.Scalars(name)]
 
 
 def test_create_writers_writes_both(tmp_path):
   workdir = tmp_path / 'new' / 'run'
   writer = create_writers(workdir)
-  writer.write_scalars(7, {'loss': jnp.float32(1.5)})
-  writer.write_hparams({'learning_rate': 0.1})
-  writer.write_texts(7, {'config': 'x'})
-  writer.write_images(7, {'image': np.zeros((1, 4, 4, 3), np.uint8)})
-  writer.write_histograms(7, {'h': np.arange(5.0)})
+  writer.write_scalars(7, {'loss': jnp.float32(1.5), 'accuracy': np.float64(0.25)})
   writer.flush()
+  assert shown(workdir, 'loss') == [(7, 1.5)]
+  writer.write_scalars(8, {'loss': math.inf})
   writer.close()
-  (row,) = read_scalars(workdir / 'metrics.jsonl')
-  assert (row['step'], row['loss']) == (7, 1.5)
-  events = EventAccumulator(str(workdir), size_guidance={'tensors': 0})
-  events.Reload()
-  (event,) = events.Tensors('loss')
-  assert event.step == 7
-  assert float(tensor_util.make_ndarray(event.tensor_proto)) == 1.5
+  assert [(row['step'], row['loss']) for row in read_scalars(workdir / 'metrics.jsonl')] == [
+    (7, 1.5),
+    (8, math.inf),
+  ]
+  assert shown(workdir, 'loss') == [(7, 1.5), (8, math.inf)]
+  assert shown(workdir, 'accuracy') == [(7, 0.25)]
   create_writers(workdir, resume_step=5).close()
   assert read_scalars(workdir / 'metrics.jsonl') == []
 
 
-def test_jsonl_writer_is_a_clu_writer(tmp_path):
-  from clu import metric_writers
-
-  create_writers(tmp_path).close()
-  writer = JsonlWriter(tmp_path / 'metrics.jsonl')
-  assert isinstance(writer, metric_writers.MetricWriter)
-  missing = [n for n in metric_writers.MetricWriter.__abstractmethods__ if not hasattr(writer, n)]
-  assert missing == []
+def test_tensorboard_leaves_out_what_was_lost(tmp_path, monkeypatch):
+  clock = iter(range(1_700_000_000, 1_800_000_000))
+  monkeypatch.setattr(time, 'time', lambda: float(next(clock)))
+  first = TensorBoardWriter(tmp_path)
+  for step in (10, 20, 30):
+    first.write_scalars(step, {'loss': float(step)})
+  first.close()
+  second = TensorBoardWriter(tmp_path, resume_step=20)
+  second.write_scalars(25, {'loss': 2.5})
+  second.close()
+  assert shown(tmp_path, 'loss') == [(10, 10.0), (20, 20.0), (25, 2.5)]
 
 
 def test_other_hosts_write_nothing(tmp_path, monkeypatch):

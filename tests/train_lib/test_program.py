@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from configs.common import rand_augment_from
+from datasets.memory import Pool
 from errors import ConfigError
 from train_lib import data, evaluation
 from train_lib.program import deal, prepare
@@ -278,3 +279,14 @@ def test_several_labels_a_clip(tiny_config, build):
 def test_random_streams_differ_by_seed_name_and_step():
   keys = [random_key(0, 'a'), random_key(1, 'a'), random_key(0, 'b'), random_key(0, 'a', 1)]
   assert len({tuple(np.asarray(jax.random.key_data(k))) for k in keys}) == 4
+
+
+def test_a_device_array_keeps_the_memory_of_its_batch():
+  pool = Pool((1 << 16,))
+  host = pool.empty()
+  host[...] = 1
+  device = jax.device_put(host)
+  del host
+  pool.empty()[...] = 2
+  pool.empty()[...] = 3
+  assert np.asarray(device).min() == np.asarray(device).max() == 1
