@@ -1,7 +1,7 @@
 """Measures the reader: what a clip costs beside the bare decoding of its JPEGs, and how it scales.
 
   python -m benchmarks.input_pipeline
-  python -m benchmarks.input_pipeline --videos=DIR --quality=4,31
+  python -m benchmarks.input_pipeline --videos=DIR --qualities=4,31
   python -m benchmarks.input_pipeline --soak=5000
 
 The records are made first, by the converter of `tools.build_records`, from the videos of a folder or
@@ -46,7 +46,7 @@ _VIDEOS = flags.DEFINE_string('videos', None, 'Folder of real videos. Default: v
 _DATA = flags.DEFINE_string(
   'data', None, 'Folder to keep the records in. Default: a temporary one.'
 )
-_QUALITY = flags.DEFINE_list('quality', ['4'], 'JPEG quantiser scales of the records, 2 to 31.')
+_QUALITIES = flags.DEFINE_list('qualities', ['4'], 'JPEG quantiser scales of the records, 2 to 31.')
 _ROUNDS = flags.DEFINE_integer('rounds', 9, 'Rounds.', lower_bound=1)
 _QUICK = flags.DEFINE_bool('quick', False, 'Two rounds and short runs: to see that it works.')
 _SOAK = flags.DEFINE_integer('soak', 0, 'Batches to watch the memory over; 0: none.', lower_bound=0)
@@ -413,9 +413,9 @@ def main() -> None:
 
 def _qualities() -> list[int]:
   try:
-    return [int(text) for text in _QUALITY.value]
+    return [int(text) for text in _QUALITIES.value]
   except ValueError:
-    message = f'--quality: expected numbers such as 4,31, got {",".join(_QUALITY.value)!r}.'
+    message = f'--qualities: expected numbers such as 4,31, got {",".join(_QUALITIES.value)!r}.'
     raise ConfigError(message) from None
 
 

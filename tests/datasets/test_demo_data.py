@@ -5,15 +5,20 @@ import sys
 import numpy as np
 import pytest
 
-from datasets import demo, index, manifest
-from datasets.reader import ClipConfig, VideoDataset, eval_batches
+from datasets import demo, manifest
+from datasets.batches import eval_batches
+from datasets.clip_config import ClipConfig
+from datasets.record_dataset import RecordDataset
 from errors import DataError
 
 
+def read(dataset, row, indices):
+  """The frames, uint8 [T, H, W, 3]."""
+  return np.stack([frame.copy() for frame in dataset.frames(row, np.array(indices))])
+
+
 def encoded_frames(dataset, row):
-  offsets, lengths, _ = dataset._index.frames(row)
-  path = dataset.directory / dataset._shards[dataset._index.shard[row]].name
-  return index.read_spans(path, offsets, lengths)
+  return list(dataset.encoded_frames(row, np.arange(dataset.num_frames[row])))
 
 
 def partner_rows(dataset):
@@ -27,7 +32,7 @@ def partner_rows(dataset):
 
 @pytest.mark.parametrize(('split', 'count'), [('train', 32), ('test', 16)])
 def test_balanced(demo_data_dir, split, count):
-  dataset = VideoDataset(demo_data_dir, split, {'label': demo.GROUP})
+  dataset = RecordDataset(demo_data_dir, split, {'label': demo.GROUP})
   labels = [int(dataset.labels(row)['label']) for row in range(len(dataset))]
   assert len(labels) == count
   assert np.bincount(labels).tolist() == [count // 8] * 8
@@ -37,7 +42,7 @@ def test_balanced(demo_data_dir, split, count):
 
 @pytest.mark.parametrize('split', ['train', 'test'])
 def test_partners_are_reversed_frame_for_frame(demo_data_dir, split):
-  dataset = VideoDataset(demo_data_dir, split, {'label': demo.GROUP})
+  dataset = RecordDataset(demo_data_dir, split, {'label': demo.GROUP})
   pairs = partner_rows(dataset)
   assert len(pairs) == len(dataset) // 2
   for first, second in pairs:
@@ -47,7 +52,7 @@ def test_partners_are_reversed_frame_for_frame(demo_data_dir, split):
 
 
 def test_centre_views_of_partners_hold_the_same_frames(demo_data_dir):
-  dataset = VideoDataset(demo_data_dir, 'test', {'label': demo.GROUP})
+  dataset = RecordDataset(demo_data_dir, 'test', {'label': demo.GROUP})
   clip = ClipConfig(frames=8, stride=2, resize=32, crop=32)
   inputs = eval_batches(dataset, clip, batch_size=16).batch_at(0)['inputs'][:, 0]
   for first, second in partner_rows(dataset):
@@ -70,18 +75,18 @@ def centre_of_shape(frames):
   [('moves left', 0, -1), ('moves right', 0, 1), ('moves up', 1, -1), ('moves down', 1, 1)],
 )
 def test_moves_go_where_they_say(demo_data_dir, name, axis, sign):
-  dataset = VideoDataset(demo_data_dir, 'train', {'label': demo.GROUP})
+  dataset = RecordDataset(demo_data_dir, 'train', {'label': demo.GROUP})
   rows = [r for r in range(len(dataset)) if dataset.labels(r)['label'] == demo.CLASSES.index(name)]
   for row in rows:
-    centres, _ = centre_of_shape(np.stack(dataset.read_frames(row, [2, 22])))
+    centres, _ = centre_of_shape(read(dataset, row, [2, 22]))
     assert sign * (centres[1] - centres[0])[axis] > 10
 
 
 def test_growing_grows(demo_data_dir):
-  dataset = VideoDataset(demo_data_dir, 'train', {'label': demo.GROUP})
+  dataset = RecordDataset(demo_data_dir, 'train', {'label': demo.GROUP})
   for row in range(len(dataset)):
     if dataset.labels(row)['label'] == demo.CLASSES.index('grows'):
-      _, area = centre_of_shape(np.stack(dataset.read_frames(row, [2, 22])))
+      _, area = centre_of_shape(read(dataset, row, [2, 22]))
       assert area[1] > 1.5 * area[0]
 
 

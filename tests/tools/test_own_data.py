@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,15 +65,18 @@ def test_from_a_folder_of_videos_to_a_training_run(videos, tmp_path):
     '--holdout=0.2',
     '--workers=1',
   )
-  assert 'train: 8 written, 1 rejected.' in built
-  assert 'test: 2 written, 0 rejected.' in built
+  counts = re.findall(r'(\w+): (\d+) written, (\d+) rejected\.', built)
+  assert [split for split, *_ in counts] == ['train', 'test']
+  assert [sum(int(count[i]) for count in counts) for i in (1, 2)] == [10, 1]
+  held_out = int(counts[1][1])
+  assert held_out >= 1
   looked = command('-m', 'tools.browse', f'--data={data}', f'--out={tmp_path / "look.png"}')
   assert 'sinks' in looked
   assert (tmp_path / 'look.png').stat().st_size > 10_000
   trained = command('main.py', *TINY, f'--config.datasets.own.dir={data}', f'--workdir={workdir}')
   assert 'Done.' in trained
   (metrics,) = workdir.glob('eval/test/*/metrics.json')
-  assert json.loads(metrics.read_text())['examples'] == 2
+  assert json.loads(metrics.read_text())['examples'] == held_out
   predictions = (metrics.parent / 'predictions.jsonl').read_text().splitlines()
   names = {top['name'] for line in predictions for top in json.loads(line)['label']['top5']}
   assert names == {'rises', 'sinks'}
