@@ -39,8 +39,9 @@ format: $(STAMP)  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(STAMP)  ## Measure the loop's own overhead
+benchmark: $(STAMP)  ## Measure the loop's own overhead and what reading a clip costs
 	$(BIN)/python -m benchmarks.loop_overhead
+	$(BIN)/python -m benchmarks.input_pipeline
 
 lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv

@@ -1,5 +1,6 @@
 """The command: flags to splits, what it prints, and how it fails."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def video_root(tmp_path_factory):
 @pytest.fixture
 def build_in(tmp_path, monkeypatch, video_root):
   """Calls the command in this process with flags; returns the manifest."""
+  # Other commands imported in this process may have put flags of theirs in the place of these.
+  importlib.reload(build_records)
   monkeypatch.setitem(flags.FLAGS.__dict__, '__flags_parsed', True)  # and not so afterwards
   monkeypatch.setattr(
     build_records.workers, 'run_processes', lambda plan, tasks, workers: run_here(plan, tasks)
