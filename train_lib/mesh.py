@@ -1,7 +1,8 @@
 """The device mesh, and which axis of it each logical axis of a parameter is split over."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,8 @@ from models.layers import LOGICAL_AXES
 from train_lib.experiment import MeshConfig
 
 AXES = ('data', 'fsdp', 'tensor')
+
+F = TypeVar('F', bound=Callable[..., Any])
 
 # Logical axis of a parameter -> mesh axis. Flax silently replicates names it does not know, so
 # `state_shardings` checks against `LOGICAL_AXES` first.
@@ -53,6 +56,20 @@ def make_mesh(config: MeshConfig, devices: Iterable[jax.Device] | None = None) -
     )
   axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
   return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+
+
+def on_mesh(mesh: Mesh, function: F) -> F:
+  """`function`, traced where `jax.sharding.get_abstract_mesh()` gives `mesh`.
+
+  Modules learn from it which platform they are compiled for and how their inputs are laid out.
+  """
+
+  @functools.wraps(function)
+  def wrapped(*args: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args)
+
+  return wrapped  # type: ignore[return-value]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

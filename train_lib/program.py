@@ -100,16 +100,18 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   plan = lengths(experiment, facts.train_examples)
   optimizer = make_optimizer(experiment.optimizer, plan)
 
-  def init() -> TrainState:
+  def boxed_init() -> TrainState:
     rngs = {s: random_key(experiment.seed, s) for s in ('params', 'dropout')}
     variables = dict(model.init(rngs, jnp.zeros((1, *shape[1:])), train=False))
     params = variables.pop('params')
     ema = params if experiment.ema_decay else None
     return TrainState(jnp.int32(0), params, optimizer.init(params), variables, ema)
 
+  init = mesh_lib.on_mesh(mesh, boxed_init)
   boxed = jax.eval_shape(init)
   shardings = mesh_lib.state_shardings(boxed, mesh)
-  step = _make_train_step(experiment, facts, plan, model, optimizer)
+  step = mesh_lib.on_mesh(mesh, _make_train_step(experiment, facts, plan, model, optimizer))
+  eval_step = mesh_lib.on_mesh(mesh, _make_eval_step(experiment, facts, model))
   whole: NamedSharding = mesh_lib.replicated(mesh)
   return Program(
     experiment=experiment,
@@ -119,7 +121,7 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
     model=model,
     init=jax.jit(lambda: nn.meta.unbox(init()), out_shardings=shardings),
     train_step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
-    eval_step=jax.jit(_make_eval_step(experiment, facts, model), out_shardings=whole),
+    eval_step=jax.jit(eval_step, out_shardings=whole),
     abstract_state=jax.tree.map(
       lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
       nn.meta.unbox(boxed),

@@ -8,7 +8,7 @@ import pytest
 from errors import ConfigError, ShardingError
 from train_lib import mesh as mesh_lib
 from train_lib.experiment import MeshConfig
-from train_lib.mesh import check_batch, host_slice, make_mesh, state_shardings
+from train_lib.mesh import check_batch, host_slice, make_mesh, on_mesh, state_shardings
 
 
 def test_one_device_takes_every_axis():
@@ -57,3 +57,16 @@ def test_unboxed_leaves_are_replicated():
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   shardings = state_shardings({'step': jax.ShapeDtypeStruct((), jnp.int32)}, mesh)
   assert shardings['step'].is_fully_replicated
+
+
+def test_traced_functions_see_the_mesh():
+  mesh = make_mesh(MeshConfig())
+  seen = []
+
+  def function(x):
+    seen.append(jax.sharding.get_abstract_mesh())
+    return x
+
+  jax.jit(on_mesh(mesh, function)).lower(jnp.ones(2))
+  assert seen[0].axis_names == ('data', 'fsdp', 'tensor')
+  assert seen[0].abstract_device.platform == 'cpu'
