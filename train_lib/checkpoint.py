@@ -194,9 +194,14 @@ def describe(
     'preprocessing': dict(preprocessing),
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
-    'versions': {name: importlib.metadata.version(name) for name in _VERSIONED},
+    'versions': versions(),
     'git_revision': git_revision(),
   }
+
+
+def versions() -> dict[str, str]:
+  """Versions of the packages that a run's numbers depend on."""
+  return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 def git_revision() -> str:
@@ -239,7 +244,7 @@ def check_class_names(
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   """`key: old -> new` for every key in which two resolved configs differ."""
-  before, after = _flat(old), _flat(new)
+  before, after = flat(old), flat(new)
   return [
     f'{key}: {before.get(key, "absent")!r} -> {after.get(key, "absent")!r}'
     for key in sorted(before.keys() | after.keys())
@@ -247,12 +252,13 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested mappings as one, keys joined by dots."""
+  leaves: dict[str, Any] = {}
   for key, value in tree.items():
     nested = isinstance(value, Mapping)
-    flat.update(_flat(value, f'{prefix}{key}.') if nested else {f'{prefix}{key}': value})
-  return flat
+    leaves.update(flat(value, f'{prefix}{key}.') if nested else {f'{prefix}{key}': value})
+  return leaves
 
 
 def check_position(meta: Mapping[str, Any], position: Mapping[str, Any], where: Path) -> None:
