@@ -29,7 +29,7 @@ def check(platform: str) -> None:
   Raises:
     ConfigError: The platform is not there; says what is.
   """
-  asked = jax.config.values['jax_platforms'] or ''
+  asked = _asked_of_jax()
   try:
     found = jax.default_backend()
   except (RuntimeError, AssertionError) as error:
@@ -51,6 +51,11 @@ def check(platform: str) -> None:
     )
   hosts = f' of {jax.process_count()} processes' if jax.process_count() > 1 else ''
   say(f'Devices: {_devices()}{hosts}.')
+
+
+def _asked_of_jax() -> str:
+  """What `select`, the user (`JAX_PLATFORMS`) or a TPU host has told JAX; empty: nothing."""
+  return jax.config.values['jax_platforms'] or ''
 
 
 def _devices() -> str:
