@@ -22,6 +22,10 @@ class ShardingError(TubeletError):
   """An array or a batch cannot be laid out on the mesh as asked."""
 
 
+class DoesNotFitError(TubeletError):
+  """A program needs more memory than its devices have."""
+
+
 class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
 
