@@ -11,7 +11,6 @@ too small, and 1 after any other error. `--json` prints the fields of `train_lib
 
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import config_flags
@@ -19,9 +18,6 @@ from ml_collections import config_flags
 from errors import DoesNotFitError
 from tools import command
 from train_lib import libtpu
-
-if TYPE_CHECKING:
-  from train_lib.aot import Report
 
 DOES_NOT_FIT = 2
 
@@ -33,59 +29,11 @@ flags.mark_flags_as_required(['config', 'topology'])
 _JSON = flags.DEFINE_bool('json', False, 'Print one JSON object instead of a table.')
 
 
-def table(report: 'Report') -> str:
-  """A report for people."""
-  memory, estimate = report.memory, report.estimate
-  mesh = ' x '.join(f'{axis} {size}' for axis, size in report.mesh.items())
-  partial = ' (loop bodies once, no kernels)' if report.loops or report.kernels else ''
-  lines = [
-    f'{report.topology}, {report.chips} chips, {mesh}, batch {report.batch_size:,}',
-    f'compiled in      {report.compile_seconds:.0f} s',
-    '',
-    'memory of a chip',
-    f'  arguments      {_gib(memory.arguments)}',
-    f'  temporaries    {_gib(memory.temporaries)}',
-    f'  outputs        {_gib(memory.outputs)}, {_gib(memory.aliased).strip()} in place of arguments',
-    f'  peak           {_gib(memory.peak)} of {_gib(memory.available).strip()}: '
-    f'fits, {memory.free:.0%} free',
-    '',
-    'one step on a chip',
-    f'  model          {report.model_flops / 1e12:9.3f} TFLOP, used for utilisation',
-    f'  XLA counts     {report.xla_flops / 1e12:9.3f} TFLOP{partial}',
-    f'  XLA counts     {report.bytes_accessed / 2**30:9.3f} GiB accessed{partial}',
-    f'  Pallas kernels {report.kernels:9,}',
-    *(
-      f'  {kind:<14} {traffic.count:9,} x, {traffic.bytes / 1e6:,.1f} MB'
-      for kind, traffic in report.collectives.items()
-    ),
-    '',
-    'ESTIMATE, never checked on hardware',
-    f'  compute        {_ms(estimate.compute)}, the model at the peak',
-    f'  memory         {_ms(estimate.hbm)}, the accessed bytes at full bandwidth',
-    f'  interconnect   {_ms(estimate.interconnect)}, collectives one after the other',
-    f"  schedule       {_ms(estimate.schedule)}, the compiler's cycles"
-    + (', without Pallas kernels' if report.kernels else ''),
-    f'  step           {_ms(estimate.step)}, {"at least: " if report.kernels else ""}'
-    'the largest of compute, interconnect and schedule',
-    f'  utilisation    {estimate.utilisation:9.0%} of the peak'
-    + (', at most' if report.kernels else ''),
-  ]
-  return '\n'.join(lines)
-
-
-def _gib(size: int) -> str:
-  return f'{size / 2**30:9.3f} GiB'
-
-
-def _ms(seconds: float) -> str:
-  return f'{seconds * 1e3:9.2f} ms'
-
-
 def main() -> None:
   """Compiles and prints."""
   libtpu.prepare_to_compile()
   # Imported here because JAX reads its environment when it is imported.
-  from train_lib import aot, data, topologies
+  from train_lib import aot, data, tables, topologies
   from train_lib.experiment import parse
   from train_lib.mesh import make_mesh
   from train_lib.program import build_program
@@ -106,7 +54,7 @@ def main() -> None:
       print(json.dumps({'fits': False, 'topology': topology.name, 'message': str(error)}, indent=2))
     print(f'DoesNotFitError: {error}', file=sys.stderr)
     sys.exit(DOES_NOT_FIT)
-  print(json.dumps(report.to_json(), indent=2) if _JSON.value else table(report))
+  print(json.dumps(report.to_json(), indent=2) if _JSON.value else tables.report_table(report))
 
 
 if __name__ == '__main__':

@@ -79,7 +79,7 @@ class Report:
     model_flops: Operations of forward and backward pass by the model's shapes: 2 x 3 x the
       multiply-adds of `train_lib.cost`. Recomputation is not in it. Utilisation uses this one.
     xla_flops: XLA's count of the compiled program. It has recomputation and the optimiser, but
-      counts a loop's body once and Pallas kernels not at all.
+      counts a loop's body once, and of Pallas kernels only what they declare.
     bytes_accessed: XLA's count, with the same gaps.
     collectives: Kind -> count and bytes, loops multiplied out.
     kernels: Pallas kernels run.

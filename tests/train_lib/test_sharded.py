@@ -21,7 +21,7 @@ from train_lib import data, experiment as experiment_lib
 from train_lib.mesh import batch_sharding, make_mesh
 from train_lib.program import build_program, prepare
 
-def losses(mesh, devices):
+def build(mesh, devices):
   config = make_tiny_config({data!r})
   config.duration = '20 steps'
   config.evaluation.batch_size = 8
@@ -34,7 +34,10 @@ def losses(mesh, devices):
   experiment = experiment_lib.parse(config)
   train = data.open_split(experiment, 'train')
   mesh = make_mesh(experiment.mesh, jax.devices()[:devices])
-  program = build_program(experiment, data.facts_of(experiment, train), mesh)
+  return build_program(experiment, data.facts_of(experiment, train), mesh), train
+
+def losses(mesh, devices):
+  program, train = build(mesh, devices)
   state = program.init()
   kernel = state.params['trunk']['TemporalTransformer']['encoderblock_0']['MlpBlock_0']['Dense_0']['kernel']
   stream = data.train_stream(program, train, 0)
@@ -44,6 +47,23 @@ def losses(mesh, devices):
     values.append(float(metrics['loss'][0]))
   stream.close()
   return {{'losses': values, 'shard': kernel.sharding.shard_shape(kernel.shape)}}
+
+def described(tree):
+  leaves, structure = jax.tree.flatten(tree)
+  return [(x.shape, x.dtype, x.sharding) for x in leaves], structure
+
+def abstract(mesh, devices):
+  program, train = build(mesh, devices)
+  stream = data.train_stream(program, train, 0)
+  real, shapes = (program.init(), next(stream)), (program.abstract_state, program.abstract_batch())
+  stream.close()
+  real_text, shapes_text = (program.train_step.lower(*x).as_text() for x in (real, shapes))
+  return {{
+    'state': described(real[0]) == described(shapes[0]),
+    'batch': described(real[1]) == described(shapes[1]),
+    'program': real_text == shapes_text,
+    'sharded': 'fsdp' in shapes_text and 'tensor' in shapes_text,
+  }}
 
 def augmented(devices):
   config = make_tiny_config({data!r})
@@ -75,6 +95,7 @@ print(json.dumps({{
     'different': float(np.mean(np.abs(one - eight) > 1e-5)),
     'examples': len({{x.tobytes() for x in one}}),
   }},
+  'abstract': abstract({{'fsdp': 2, 'tensor': 2}}, 8),
   '1': losses({{}}, 1),
   '8x1x1': losses({{}}, 8),
   '2x4x1': losses({{'fsdp': 4}}, 8),
@@ -104,6 +125,10 @@ def test_losses_agree_with_one_device(runs, mesh):
 def test_parameters_are_split_over_the_mesh(runs):
   shards = {mesh: run['shard'] for mesh, run in runs.items() if 'shard' in run}
   assert shards == {'1': [16, 16], '8x1x1': [16, 16], '2x4x1': [4, 16], '2x2x2': [8, 8]}
+
+
+def test_the_program_lowered_from_shapes_is_the_one_that_the_loop_runs(runs):
+  assert runs['abstract'] == {'state': True, 'batch': True, 'program': True, 'sharded': True}
 
 
 def test_augmentation_is_the_same_on_a_mesh_and_communicates_nothing(runs):
