@@ -81,10 +81,8 @@ def test_a_step_that_fits():
   assert state < memory['aliased'] <= memory['outputs'] < 2 * state
   assert memory['arguments'] < memory['peak'] < memory['available'] == 15.75 * 2**30
   assert values['model_flops'] <= values['xla_flops'] < 2 * values['model_flops']
-  # Parameters are gathered for use, and gradients summed, in one way or another.
-  parameters = sum(x.size for x in jax.tree.leaves(program.abstract_state.params))
-  moved = sum(traffic['bytes'] for traffic in values['collectives'].values())
-  assert 2 * parameters < moved < 12 * parameters
+  # Of gradients at least the biases' are summed whole.
+  assert values['collectives']['all-reduce']['bytes'] >= 4 * 128
   assert 0 < values['estimate']['utilisation'] < 1
   assert values['estimate']['step'] >= values['estimate']['schedule'] > 0
 
