@@ -40,7 +40,8 @@ def report_table(report: Report) -> str:
   """Memory, work and estimated time of a compiled train step."""
   memory, estimate = report.memory, report.estimate
   mesh = ' x '.join(f'{axis} {size}' for axis, size in report.mesh.items())
-  partial = ' (loop bodies once, no kernels)' if report.loops or report.kernels else ''
+  gaps = ['loop bodies once'] * bool(report.loops) + ['kernels in part'] * bool(report.kernels)
+  partial = f' ({", ".join(gaps)})' if gaps else ''
   lines = [
     f'{report.topology}, {report.chips} chips, {mesh}, batch {report.batch_size:,}',
     f'compiled in      {report.compile_seconds:.0f} s',

@@ -89,17 +89,17 @@ def test_a_step_that_fits():
 
 @needs_libtpu
 def test_a_step_that_does_not_fit():
-  done = run(
-    '--topology=v5e:1x1', '--json', *overrides({**TINY, 'mesh.fsdp': 1, 'batch_size': 1_000_000})
-  )
-  assert done.returncode == 2
+  # A mesh axis that is half of an axis of the torus.
+  large = overrides({**TINY, 'batch_size': 64_000_000})
+  done = run('--topology=v6e:4x4', '--json', *large)
+  assert done.returncode == 2, done.stderr
   assert (
-    'DoesNotFitError: The train step does not fit on a chip of v5e:1x1: it needs' in done.stderr
+    'DoesNotFitError: The train step does not fit on a chip of v6e:4x4: it needs' in done.stderr
   )
-  assert 'of the 15.75G there are' in done.stderr
+  assert 'of the 31.2' in done.stderr
   assert 'Traceback' not in done.stderr
   values = json.loads(done.stdout)
-  assert (values['fits'], values['topology']) == (False, 'v5e:1x1')
+  assert (values['fits'], values['topology']) == (False, 'v6e:4x4')
 
 
 def test_a_slice_that_does_not_exist_is_a_message():
