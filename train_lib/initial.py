@@ -51,10 +51,10 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
 
 
 def fresh_state(program: Program, weights: Weights | None) -> TrainState:
-  """Initialises from the seed, then fills in `weights`; prints what was loaded from where."""
+  """Initialises from the seed, then fills in `weights`; prints what was loaded."""
   state = program.init()
   if weights is None:
-    say('Training starts from random parameters: `init_from.path` is empty.')
+    say('Parameters are random: `init_from.path` is empty.')
     return state
   params, report = _fill(program, state.params, weights)
   say(str(report))

@@ -13,7 +13,7 @@ import jax
 
 from datasets.dataset import VideoDataset
 from errors import ConfigError
-from train_lib import checkpoint, cost, data, evaluation, preprocessing, tables
+from train_lib import checkpoint, cost, data, evaluation, preprocessing, resume, tables
 from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
 from train_lib.experiment import Experiment
@@ -23,6 +23,7 @@ from train_lib.mesh import make_mesh
 from train_lib.metric_writers import create_writers
 from train_lib.program import Program, build_program
 from train_lib.state import TrainState
+from train_lib.workdir_lock import only_trainer
 
 CONFIG_FILE = 'config.json'
 
@@ -79,13 +80,13 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
   if step is None:
     state = fresh_state(program, weights)
   else:
-    with contextlib.closing(checkpoint.Checkpointer(folder, experiment.checkpoint)) as checkpointer:
-      where = checkpointer.folder / str(step)
-      meta = checkpointer.restore_meta(step)
+    with contextlib.closing(checkpoint.CheckpointReader(folder)) as reader:
+      where = reader.folder / str(step)
+      meta = reader.restore_meta(step)
       checkpoint.check_class_names(meta['class_names'], program.facts, where)
       say(f'Evaluating {where}.')
       preprocessing.say_changes(meta, experiment, where)
-      state = checkpointer.restore_for_evaluation(step, program.abstract_state)
+      state = reader.restore_for_evaluation(step, program.abstract_state)
   _, files = evaluate(program, state, step or 0, dataset, folder)
   say('\n'.join(f'  {file}' for file in files))
 
@@ -123,11 +124,12 @@ def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
   fresh = checkpoint.latest_step(folder) is None
   weights = read_weights(program) if fresh else None
   _make_writable(folder)
-  training = Training(program, folder, config_json, train_data, eval_data)
-  try:
-    training.run(weights)
-  finally:
-    training.checkpointer.close()
+  with only_trainer(folder):
+    training = Training(program, folder, config_json, train_data, eval_data)
+    try:
+      training.run(weights)
+    finally:
+      training.checkpointer.close()
 
 
 class Training:
@@ -147,13 +149,18 @@ class Training:
     self.train_data = train_data
     self.eval_data = eval_data
     self.checkpointer = checkpoint.Checkpointer(folder, program.experiment.checkpoint)
+    # Step and metrics of the last save.
+    self._saved: tuple[int, Mapping[str, float] | None] = (0, None)
 
   def run(self, weights: Weights | None) -> None:
     """Trains to the end, from the newest checkpoint or from `weights`."""
     total = self.program.lengths.total
     state, start = self._restore_or_init(weights)
     if start >= total:
-      say(f'{self.folder} is already trained to step {start:,} of {total:,}.')
+      say(
+        f'{self.folder} is already trained to step {start:,} of {total:,}: complete. Raise `duration` '
+        'to train on, or choose another --workdir.'
+      )
       self._say_where(start)
       return
     writer = create_writers(self.folder, resume_step=start)
@@ -163,32 +170,31 @@ class Training:
     self._say_plan()
     stream = data.train_stream(self.program, self.train_data, start)
     try:
-      train_steps(self.program, state, start, stream, Hooks(writer, self._evaluate, self._save))
+      hooks = Hooks(writer, self._evaluate, self._save)
+      state = train_steps(self.program, state, start, stream, hooks)
     finally:
       stream.close()
       writer.close()
-    self.checkpointer.wait()
+    while not self.checkpointer.wait():
+      self._save(state, *self._saved)
     self._say_where(total)
 
   def _restore_or_init(self, weights: Weights | None) -> tuple[TrainState, int]:
-    step = self.checkpointer.latest_step
+    step, total = self.checkpointer.latest_step, self.program.lengths.total
     if step is None:
+      source = self.program.experiment.init_from.path or 'scratch'
+      say(f'START from {source} (step 0 of {total:,}).')
       return fresh_state(self.program, weights), 0
     where = self.checkpointer.folder / str(step)
     meta = self.checkpointer.restore_meta(step)
+    resume.check_same_start(meta, self.program.experiment, where)
+    say(f'RESUME at step {step:,} of {total:,} from {where}.')
     checkpoint.check_class_names(meta['class_names'], self.program.facts, where)
     checkpoint.check_position(meta, self._position(step), where)
-    changes = checkpoint.config_changes(meta['config'], json.loads(self.config_json))
-    preprocessing.changes(
-      meta, self.program.experiment, where
-    )  # The normalisation must be the same.
-    if changes:
-      say(f'The config has changed since step {step:,}:\n  ' + '\n  '.join(changes))
-    state = self.checkpointer.restore(step, self.program.abstract_state)
-    path = self.program.experiment.init_from.path
-    ignored = f' `init_from` {path} was for its start and is not read again.' if path else ''
-    say(f'Resuming at step {step:,} from {where}.{ignored}')
-    return state, step
+    # The normalisation must be the same.
+    preprocessing.changes(meta, self.program.experiment, where)
+    resume.say_changes(meta, json.loads(self.config_json), self.program, step)
+    return self.checkpointer.restore(step, self.program.abstract_state), step
 
   def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
     return evaluate(self.program, state, step, self.eval_data, self.folder)[0]
@@ -203,6 +209,7 @@ class Training:
       metrics,
     )
     self.checkpointer.save(state, meta, metrics)
+    self._saved = step, metrics
 
   def _position(self, step: int) -> dict[str, Any]:
     return data.position(self.program.experiment, self.train_data, step)
