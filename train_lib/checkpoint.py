@@ -155,6 +155,9 @@ class Checkpointer(CheckpointReader):
       ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+        # In the background, a folder that cannot be made would leave threads that wait for it for
+        # five minutes, and the run could not end before.
+        async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         **best,
       )
     )

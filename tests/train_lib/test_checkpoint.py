@@ -16,7 +16,9 @@ from train_lib.state import TrainState
 
 
 def state_at(step):
-  return TrainState(jnp.int32(step), {'w': jnp.full(4, step, jnp.float32)}, (), {}, None)
+  return TrainState(
+    jnp.int32(step), {'w': jnp.full(4, step, jnp.float32)}, {'m': jnp.zeros(2)}, {}, None
+  )
 
 
 @pytest.fixture
