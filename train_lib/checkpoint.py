@@ -248,7 +248,7 @@ class Checkpointer(CheckpointReader):
     attempts = ATTEMPTS if jax.process_count() == 1 else 1
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     message = f'Saving step {step:,} to {self.folder} has failed: {reason}'
-    newest = _newest(self.folder)
+    newest = latest_step(self.folder.parent)
     kept = 'none' if newest is None else str(self.folder / str(newest))
     if self._failures >= attempts:
       raise CheckpointError(
@@ -261,12 +261,14 @@ class Checkpointer(CheckpointReader):
 
 def latest_step(workdir: Path) -> int | None:
   """Step of the newest complete checkpoint of a run, or None; creates nothing."""
+  return max(complete_steps(workdir), default=None)
+
+
+def complete_steps(workdir: Path) -> list[int]:
+  """Steps of a run's complete checkpoints in order; creates nothing."""
   # No manager: its barriers would wait for processes that look before the folder is there.
-  return _newest(workdir / FOLDER)
-
-
-def _newest(folder: Path) -> int | None:
-  return max((step for step in _steps(folder) if not _missing(folder / str(step))), default=None)
+  folder = workdir / FOLDER
+  return sorted(step for step in _steps(folder) if not _missing(folder / str(step)))
 
 
 def _steps(folder: Path) -> list[int]:
@@ -304,25 +306,28 @@ def _set_torn_aside(folder: Path) -> None:
       say(f'{torn} is torn (no {", ".join(missing)}): ignored, and renamed to {target.name}.')
 
 
-def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The newest parameters of another run (averaged ones if it kept an average), to start from.
+def load_params(workdir: str, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The parameters of another run (averaged ones if it kept an average), to start from.
 
   Args:
     workdir: That run's folder.
+    step: Of the checkpoint; None: the newest.
 
   Returns:
     Nested arrays in Scenic's naming, the trunk's leaves at the top and the heads as `heads_<task>`
     beside them; and the `meta` item.
 
   Raises:
-    CheckpointMismatchError: The folder holds no checkpoint, or a damaged one.
+    CheckpointMismatchError: The folder holds no such checkpoint, or a damaged one.
   """
-  step = latest_step(Path(workdir))
-  if step is None:
+  there = complete_steps(Path(workdir))
+  if not there or step not in (None, *there):
+    wanted = 'a complete checkpoint' if step is None else f'a complete checkpoint of step {step:,}'
     raise CheckpointMismatchError(
-      f'`init_from.path` {workdir} is a folder without a complete checkpoint in {FOLDER}/: expected '
-      'the workdir of a run, or a weight file.'
+      f'{workdir} is a folder without {wanted} in {FOLDER}/ (there: {there}): expected the workdir '
+      'of a run, or a weight file.'
     )
+  step = there[-1] if step is None else step
   with contextlib.closing(CheckpointReader(Path(workdir))) as reader:
     params, meta = reader.restore_params(step)
   heads = {name: leaves for name, leaves in params.items() if name.startswith('heads_')}

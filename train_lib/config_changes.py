@@ -3,34 +3,40 @@
 from collections.abc import Mapping
 from typing import Any
 
-ABSENT = 'absent'
+
+class _Absent:
+  """Stands for the value of a key that a config lacks."""
+
+  def __repr__(self) -> str:
+    return 'absent'
 
 
-def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-  """(key, old value, new value), by key, wherever two resolved configs differ.
+ABSENT = _Absent()
+Change = tuple[str, Any, Any]
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+  """Compares two resolved configs.
 
   Args:
     old: Nested mappings, as read from a `config.json`.
     new: Likewise.
 
   Returns:
-    Dotted keys in alphabetical order; the value is `ABSENT` where a config lacks the key.
+    (key, old value, new value) by dotted key, in alphabetical order, wherever they differ; the value
+    is `ABSENT` where one lacks the key.
   """
   before, after = _flat(old), _flat(new)
-  return [
+  values = [
     (key, before.get(key, ABSENT), after.get(key, ABSENT))
     for key in sorted(before.keys() | after.keys())
-    if key not in before or key not in after or before[key] != after[key]
   ]
+  return [(key, a, b) for key, a, b in values if a != b]
 
 
-def describe(changes: list[tuple[str, Any, Any]]) -> list[str]:
-  """`key: old -> new`, strings quoted."""
-  return [f'{key}: {_shown(old)} -> {_shown(new)}' for key, old, new in changes]
-
-
-def _shown(value: Any) -> str:
-  return value if value is ABSENT else repr(value)
+def describe(changes: list[Change]) -> list[str]:
+  """`key: old -> new` for each."""
+  return [f'{key}: {old!r} -> {new!r}' for key, old, new in changes]
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
