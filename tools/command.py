@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
-  """Parses flags and calls `main`; named errors and flag mistakes end with exit code 1.
+  """Parses flags and calls `main`; a named error ends with its exit code, a flag mistake with 1.
 
   Args:
     main: Given the command's arguments that are not flags, as strings.
@@ -57,7 +57,8 @@ def _checked(main: Callable[..., None], names: Sequence[str], given: list[str]) 
   try:
     main(*given)
   except TubeletError as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(error.exit_code)
   except KeyboardInterrupt:
     print('\nInterrupted. The same command goes on from the newest checkpoint.', file=sys.stderr)
     sys.exit(INTERRUPTED)

@@ -187,6 +187,8 @@ class Checkpointer(CheckpointReader):
     try:
       if self._failures:  # Orbax has forgotten the checkpoints that the failed save was to replace.
         self._manager.reload()
+      if step in self._manager.all_steps():  # Saved while its evaluation was cut short.
+        self._manager.delete(step)
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -340,14 +342,19 @@ def describe(
   preprocessing: Mapping[str, Any],
   position: Mapping[str, Any],
   metrics: Mapping[str, float] | None,
+  evaluated: bool,
 ) -> dict[str, Any]:
-  """The `meta` item: everything about a checkpoint that is not an array."""
+  """The `meta` item: everything about a checkpoint that is not an array.
+
+  `evaluated` tells whether the evaluation due at its step, if any, was done before it was saved.
+  """
   return {
     'position': dict(position),
     'config': dict(config_json),
     'preprocessing': dict(preprocessing),
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
+    'evaluated': evaluated,
     'versions': {name: importlib.metadata.version(name) for name in _VERSIONED},
     'git_revision': git_revision(),
   }

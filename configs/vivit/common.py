@@ -119,6 +119,8 @@ def experiment(
   config.ema_decay = 0.0
   config.loader_threads = 16
   config.loader_processes = 0
+  config.log_examples = False
+  config.max_skipped_steps = 0
   return config
 
 
