@@ -158,7 +158,7 @@ def kill_once(run: Run, aim: str, draw: random.Random, start_seconds: float) -> 
     return run.logged_since(begin) and any(line['step'] > resumed for line in run.lines()[-2:])
 
   reached: dict[str, Callable[[], bool]] = {
-    'start': lambda: time.time() - begin > wait,
+    'start': lambda: time.time() - begin > wait or moves(),
     'step': lambda: moves() and run.lines()[-1]['step'] >= goal,
     'save': lambda: moves() and run.saving(),
     'evaluation': lambda: moves() and run.evaluating(),
@@ -171,7 +171,7 @@ def kill_once(run: Run, aim: str, draw: random.Random, start_seconds: float) -> 
   ended = process.wait()
   check_nothing_is_left(process.pid)
   if ended != -signal.SIGKILL:
-    return 'after its end'
+    sys.exit(f'The run ended before it could be killed at: {aim}. Exit code: {ended}.')
   if not moves():
     return 'before its first step'
   return (

@@ -17,7 +17,12 @@ from train_lib.state import TrainState
 
 def state_at(step):
   return TrainState(
-    jnp.int32(step), {'w': jnp.full(4, step, jnp.float32)}, {'m': jnp.zeros(2)}, {}, None
+    step=jnp.int32(step),
+    params={'w': jnp.full(4, step, jnp.float32)},
+    opt_state={'m': jnp.zeros(2)},
+    model_state={},
+    ema_params=None,
+    skipped_steps=jnp.int32(0),
   )
 
 

@@ -25,7 +25,8 @@ def exported(tiny_config, build, tmp_path):
       program.abstract_state.params,
     )
     params = jax.tree.map(lambda leaf: leaf * 4, average)
-    checkpointer.save(TrainState(np.int32(step), params, (), {}, average), meta, None)
+    state = TrainState(np.int32(step), params, (), {}, average, np.int32(0))
+    checkpointer.save(state, meta, None)
   checkpointer.close()
   path = tmp_path / 'out' / 'params.npz'
   count = params_file.write(path, *checkpoint.load_params(str(tmp_path / 'run'), 1))

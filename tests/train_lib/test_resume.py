@@ -1,7 +1,9 @@
 """What a run says when it starts or goes on, and what it refuses to take for the same run."""
 
+import errno
 import fcntl
 import json
+import os
 
 import pytest
 
@@ -40,6 +42,7 @@ def test_a_longer_run_tells_both_learning_rates(finished, tiny_config, build, ca
   meta = reader.restore_meta(6)
   reader.close()
   tiny_config.duration = '12 steps'
+  tiny_config.evaluation.pictures = True  # As in `finished`.
   program, _, _ = build(tiny_config)
   config = json.loads(json.dumps(tiny_config.to_dict()))
   resume.say_changes(meta, config, program, step=4)
@@ -86,3 +89,46 @@ def test_a_second_trainer_refuses_before_it_touches_anything(finished, tiny_conf
     with pytest.raises(CheckpointError, match=r'Another trainer is at work in .*finished'):
       run.run('train', tiny_config, str(workdir))
   assert left.is_dir()
+
+
+def fail_the_first_save(monkeypatch):
+  """The folder of the first checkpoint cannot get its final name, as on a full disk."""
+  calls, rename = [], os.rename
+
+  def fail_once(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 1:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    return rename(*arguments, **options)
+
+  monkeypatch.setattr(os, 'rename', fail_once)
+
+
+def test_a_save_that_fails_within_a_run_is_repeated_at_the_next_log_step(
+  tiny_config, tmp_path, monkeypatch, capsys
+):
+  original = checkpoint.Checkpointer.save
+
+  def save_and_end(self, *arguments):
+    original(self, *arguments)
+    self._manager.is_saving_in_progress = lambda: False  # `failed` then waits for the save.
+
+  monkeypatch.setattr(checkpoint.Checkpointer, 'save', save_and_end)
+  fail_the_first_save(monkeypatch)
+  tiny_config.log_every = '1 step'
+  tiny_config.evaluation.every = 'never'
+  tiny_config.checkpoint.update({'every': '2 steps', 'keep': 9, 'best_metric': ''})
+  run.run('train', tiny_config, str(tmp_path / 'run'))
+  assert 'Saving step 2 to ' in capsys.readouterr().out
+  saved = sorted(p.name for p in (tmp_path / 'run' / checkpoint.FOLDER).iterdir())
+  assert saved == ['3', '4', '6']
+
+
+def test_the_last_save_is_repeated_when_it_fails(tiny_config, tmp_path, monkeypatch, capsys):
+  fail_the_first_save(monkeypatch)
+  tiny_config.evaluation.every = tiny_config.checkpoint.every = 'never'
+  run.run('train', tiny_config, str(tmp_path / 'run'))
+  printed = capsys.readouterr().out
+  assert 'Saving step 6 to ' in printed
+  assert 'Attempt 1 of 3; newest good checkpoint: none.' in printed
+  assert checkpoint.latest_step(tmp_path / 'run') == 6
