@@ -24,6 +24,10 @@ class CheckpointMismatchError(TubeletError):
   """Stored parameters do not fit the model: the message lists the paths."""
 
 
+class CheckpointError(TubeletError):
+  """A checkpoint cannot be written, or another trainer writes to the same workdir."""
+
+
 class ShardingError(TubeletError):
   """An array or a batch cannot be laid out on the mesh as asked."""
 

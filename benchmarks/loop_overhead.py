@@ -89,7 +89,9 @@ def loop_seconds(program: Program, stream: Iterator[Batch], steps: int) -> float
     writer = create_writers(folder, resume_step=0)
     examples = ExampleLog(Path(folder), 'demo', str)
     goodput = Goodput()
-    hooks = Hooks(writer, lambda *_: {}, lambda *_: None, examples, goodput, Preemption())
+    hooks = Hooks(
+      writer, lambda *_: {}, lambda *_: None, lambda: False, examples, goodput, Preemption()
+    )
     begin = time.perf_counter()
     jax.block_until_ready(train_steps(program, state, 0, stream, hooks))
     seconds = time.perf_counter() - begin

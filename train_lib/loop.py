@@ -24,6 +24,7 @@ class Hooks:
     evaluate: (state, step) -> metrics; raises `PreemptedError` when asked to stop meanwhile.
     save: (state, step, metrics of this step's evaluation or None, whether the evaluation due at
       this step, if any, was done).
+    save_failed: Whether the last save has failed, so that the state is saved again.
     examples: Names the examples of steps.
     goodput: Takes the time.
     stop: Whether the run is asked to stop here; called at the same places in every process.
@@ -32,6 +33,7 @@ class Hooks:
   writer: Writer
   evaluate: Callable[[TrainState, int], dict[str, float]]
   save: Callable[[TrainState, int, Mapping[str, float] | None, bool], None]
+  save_failed: Callable[[], bool]
   examples: ExampleLog
   goodput: Goodput
   stop: Callable[[], bool]
@@ -74,7 +76,7 @@ def train_steps(
         _write(hooks, log, step)
         hooks.save(state, step, None, not plan.evaluates(step))
       raise
-    if plan.saves(step):
+    if plan.saves(step) or (plan.logs(step) and hooks.save_failed()):
       hooks.writer.flush()
       with hooks.goodput.spend('saving'):
         hooks.save(state, step, metrics, True)

@@ -13,7 +13,7 @@ import jax
 
 from datasets.dataset import VideoDataset
 from errors import ConfigError, PreemptedError
-from train_lib import checkpoint, cost, data, evaluation, preprocessing, profiling, tables
+from train_lib import checkpoint, cost, data, evaluation, preprocessing, profiling, resume, tables
 from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
 from train_lib.example_log import ExampleLog
@@ -26,6 +26,7 @@ from train_lib.metric_writers import create_writers
 from train_lib.preemption import Preemption
 from train_lib.program import Program, build_program
 from train_lib.state import TrainState
+from train_lib.workdir_lock import only_trainer
 
 CONFIG_FILE = 'config.json'
 
@@ -101,13 +102,13 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
   if step is None:
     state = fresh_state(program, weights)
   else:
-    with contextlib.closing(checkpoint.Checkpointer(folder, experiment.checkpoint)) as checkpointer:
-      where = checkpointer.folder / str(step)
-      meta = checkpointer.restore_meta(step)
+    with contextlib.closing(checkpoint.CheckpointReader(folder)) as reader:
+      where = reader.folder / str(step)
+      meta = reader.restore_meta(step)
       checkpoint.check_class_names(meta['class_names'], program.facts, where)
       say(f'Evaluating {where}.')
       preprocessing.say_changes(meta, experiment, where)
-      state = checkpointer.restore_for_evaluation(step, program.abstract_state)
+      state = reader.restore_for_evaluation(step, program.abstract_state)
   _, files = evaluate(program, state, step or 0, dataset, folder)
   say('\n'.join(f'  {file}' for file in files))
 
@@ -153,11 +154,12 @@ def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
   fresh = checkpoint.latest_step(folder) is None
   weights = read_weights(program) if fresh else None
   _make_writable(folder)
-  training = Training(program, folder, config_json, train_data, eval_data)
-  try:
-    training.run(weights)
-  finally:
-    training.checkpointer.close()
+  with only_trainer(folder):
+    training = Training(program, folder, config_json, train_data, eval_data)
+    try:
+      training.run(weights)
+    finally:
+      training.checkpointer.close()
 
 
 class Training:
@@ -177,6 +179,7 @@ class Training:
     self.train_data = train_data
     self.eval_data = eval_data
     self.checkpointer = checkpoint.Checkpointer(folder, program.experiment.checkpoint)
+    self._last_save: tuple[Any, ...] = ()
     self.goodput = Goodput()
     self.stop = Preemption()
 
@@ -185,17 +188,20 @@ class Training:
 
     Raises:
       PreemptedError: Asked to stop; what there was is saved.
+      CheckpointError: It could not be saved.
     """
+    total = self.program.lengths.total
     with self.goodput, self.stop:
       with self.goodput.spend('starting'):
         state, start, evaluated = self._restore_or_init(weights)
-      if start >= self.program.lengths.total and evaluated:
+      if start >= total and evaluated:
         say(
-          f'{self.folder} is already trained to step {start:,} of {self.program.lengths.total:,}.'
+          f'{self.folder} is already trained to step {start:,} of {total:,}: complete. Raise '
+          '`duration` to train on, or choose another --workdir.'
         )
       else:
         self._train(state, start, evaluated)
-    self._say_where(max(start, self.program.lengths.total))
+    self._say_where(max(start, total))
 
   def _train(self, state: TrainState, start: int, evaluated: bool) -> None:
     experiment = self.program.experiment
@@ -204,6 +210,7 @@ class Training:
     say(tables.parameter_table(state.params))
     self._say_plan()
     with contextlib.ExitStack() as stack:
+      stack.callback(lambda: say(f'Time  {self.goodput.summary()}'))
       name, _ = experiment.dataset
       key, every = self.train_data.key, experiment.log_examples
       examples = ExampleLog(self.folder, name, key, start, every)
@@ -212,37 +219,42 @@ class Training:
       stack.callback(writer.close)
       stream = data.train_stream(self.program, self.train_data, start)
       stack.callback(stream.close)
-      hooks = Hooks(writer, self._evaluate, self._save, examples, self.goodput, self.stop)
+      save_failed = self.checkpointer.failed
+      hooks = Hooks(
+        writer, self._evaluate, self._save, save_failed, examples, self.goodput, self.stop
+      )
       try:
         train_steps(self.program, state, start, stream, hooks, evaluated=evaluated)
       except PreemptedError as error:
+        self._finish_saving()
         raise PreemptedError(
           f'{error} Saved in {self.checkpointer.folder}; the same command goes on from there.'
         ) from error
-      finally:
-        with self.goodput.spend('saving'):
-          self.checkpointer.wait()
-        say(f'Time  {self.goodput.summary()}')
+      self._finish_saving()
+
+  def _finish_saving(self) -> None:
+    """Waits until the last state is on disk; after it no step has taken its arrays."""
+    with self.goodput.spend('saving'):
+      while not self.checkpointer.wait():
+        self._save(*self._last_save)
 
   def _restore_or_init(self, weights: Weights | None) -> tuple[TrainState, int, bool]:
     """State, its step, and whether the evaluation due at that step, if any, was done."""
-    step = self.checkpointer.latest_step
+    step, total = self.checkpointer.latest_step, self.program.lengths.total
     if step is None:
+      source = self.program.experiment.init_from.path or 'scratch'
+      say(f'START from {source} (step 0 of {total:,}).')
       return fresh_state(self.program, weights), 0, True
     where = self.checkpointer.folder / str(step)
     meta = self.checkpointer.restore_meta(step)
+    resume.check_same_start(meta, self.program.experiment, where)
+    say(f'RESUME at step {step:,} of {total:,} from {where}.')
     checkpoint.check_class_names(meta['class_names'], self.program.facts, where)
     checkpoint.check_position(meta, self._position(step), where)
-    changes = checkpoint.config_changes(meta['config'], json.loads(self.config_json))
-    preprocessing.changes(
-      meta, self.program.experiment, where
-    )  # The normalisation must be the same.
-    if changes:
-      say(f'The config has changed since step {step:,}:\n  ' + '\n  '.join(changes))
+    # The normalisation must be the same.
+    preprocessing.changes(meta, self.program.experiment, where)
+    resume.say_changes(meta, json.loads(self.config_json), self.program, step)
     state = self.checkpointer.restore(step, self.program.abstract_state)
-    path = self.program.experiment.init_from.path
-    ignored = f' `init_from` {path} was for its start and is not read again.' if path else ''
-    say(f'Resuming at step {step:,} from {where}.{ignored}')
     return state, step, bool(meta['evaluated'])
 
   def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
@@ -261,6 +273,7 @@ class Training:
       evaluated,
     )
     self.checkpointer.save(state, meta, metrics)
+    self._last_save = state, step, metrics, evaluated
 
   def _position(self, step: int) -> dict[str, Any]:
     return data.position(self.program.experiment, self.train_data, step)

@@ -23,7 +23,10 @@ def scalars(workdir):
   rows = json_lines.read(workdir / 'metrics.jsonl')
   timed = ('step', 'time', 'train/clips_per_second')
   return [
-    (row['step'], k, v) for row in rows for k, v in row.items() if k not in timed and '/time/' not in k
+    (row['step'], k, v)
+    for row in rows
+    for k, v in row.items()
+    if k not in timed and '/time/' not in k
   ]
 
 
