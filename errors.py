@@ -3,7 +3,13 @@ of numbers that raise them."""
 
 
 class TubeletError(Exception):
-  """Base of every error raised on purpose; `main.py` prints it without a traceback."""
+  """Base of every error raised on purpose; `main.py` prints it without a traceback.
+
+  Attributes:
+    exit_code: What the command that meets it exits with.
+  """
+
+  exit_code = 1
 
 
 class ConfigError(TubeletError):
@@ -18,8 +24,16 @@ class CheckpointMismatchError(TubeletError):
   """Stored parameters do not fit the model: the message lists the paths."""
 
 
+class CheckpointError(TubeletError):
+  """A checkpoint cannot be written, or another trainer writes to the same workdir."""
+
+
 class ShardingError(TubeletError):
   """An array or a batch cannot be laid out on the mesh as asked."""
+
+
+class DoesNotFitError(TubeletError):
+  """A program needs more memory than its devices have."""
 
 
 class ProcessError(TubeletError):
@@ -28,6 +42,12 @@ class ProcessError(TubeletError):
 
 class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
+
+
+class PreemptedError(TubeletError):
+  """The run was asked to stop (SIGTERM), and what it had was saved: start it again to go on."""
+
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h: a failure that goes away when tried again.
 
 
 def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:

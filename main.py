@@ -11,9 +11,13 @@ Open MPI numbers them:
 
   python main.py --config=... --workdir=/shared/run --coordinator=host0:4321 --processes=2 --process=0
 
-`train` resumes when the workdir has a checkpoint. `init` prints the parameter table, the cost and
-what `init_from` loads, and stops.
+`train` resumes when the workdir has a checkpoint. `profile` traces a few steps for XProf. `init`
+prints the parameter table, the cost and what `init_from` loads, and stops.
+
+Exit code 75 means: asked to stop (SIGTERM), everything saved, start the same command again.
 """
+
+from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -24,7 +28,13 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file; --config.KEY=VALUE overrides a key.'
 )
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, logs, results.')
-_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'init'], 'What to do.')
+_MODE = flags.DEFINE_enum('mode', 'train', ['train', 'eval', 'profile', 'init'], 'What to do.')
+_CACHE = flags.DEFINE_string(
+  'compilation_cache',
+  'auto',
+  'Folder of compiled programs, which a restart reads instead of compiling again; "auto": '
+  'compilation_cache in the workdir, empty: none. JAX_COMPILATION_CACHE_DIR goes before "auto".',
+)
 _PLATFORM = flags.DEFINE_enum(
   'platform',
   'auto',
@@ -45,10 +55,12 @@ flags.mark_flags_as_required(['config', 'workdir'])
 def main() -> None:
   """Runs the mode."""
   # Imported here so that --help and usage errors need no JAX.
-  from train_lib import distributed, experiment, platform, run
+  from train_lib import compilation_cache, distributed, experiment, platform, run
 
   mode, config, workdir = _MODE.value, _CONFIG.value, str(_WORKDIR.value)
   experiment.parse(config)  # A mistake need not wait for other processes.
+  if mode != 'init':
+    compilation_cache.use(_CACHE.value, Path(workdir))
   platform.select(_PLATFORM.value)
   place, devices = distributed.find_place(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   facts = distributed.facts(mode, workdir, experiment.to_json(config))

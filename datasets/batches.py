@@ -24,6 +24,7 @@ from datasets.color import ColorJitterConfig
 from datasets.dataset import VideoDataset
 from datasets.examples import Batch, Examples, eval_examples, too_many, train_examples
 from datasets.memory import Pool
+from datasets.parent import end_with_parent
 from errors import DataError
 
 _ENDLESS = 1 << 62
@@ -198,6 +199,7 @@ class _BatchAt:
 
 def _prepare_worker(index: int, count: int) -> None:
   del index, count
+  end_with_parent()
   cv2.setNumThreads(1)
 
 

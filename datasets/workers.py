@@ -4,7 +4,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datasets.build import Plan, ShardTask, build_shard
+from datasets.parent import end_with_parent
 from errors import DataError
 
 LINE_EVERY_SECONDS = 30.0
@@ -62,14 +62,7 @@ def _start_worker(board: Any) -> None:
   global _BOARD
   _BOARD = board
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-  parent = multiprocessing.parent_process()
-  if parent is not None:
-    parent.join()
-    os._exit(1)
+  end_with_parent()
 
 
 def _work(task: ShardTask, number: int) -> None:

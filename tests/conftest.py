@@ -1,11 +1,25 @@
 """Settings and fixtures of all tests. The environment is set before anything imports jax."""
 
 import os
+import shutil
+import tempfile
+
+import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-import pytest
+# What one test compiles, others and the processes they start read, on every worker of the run.
+_CACHE = 'JAX_COMPILATION_CACHE_DIR'
+_made_cache = _CACHE not in os.environ
+if _made_cache:
+  os.environ[_CACHE] = tempfile.mkdtemp(prefix='tubelet-compiled-')
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+
+
+def pytest_unconfigure():
+  if _made_cache:
+    shutil.rmtree(os.environ.pop(_CACHE), ignore_errors=True)
 
 
 @pytest.fixture(scope='session')

@@ -4,26 +4,33 @@ import difflib
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from errors import TubeletError
+from errors import ConfigError, TubeletError
+from train_lib import libtpu
 
 # Libraries that would print their own start-up notes between the lines of a run.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+libtpu.quiet_without_tpu()
 
 INTERRUPTED = 130
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`; named errors and flag mistakes end with exit code 1."""
+def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
+  """Parses flags and calls `main`; a named error ends with its exit code, a flag mistake with 1.
+
+  Args:
+    main: Given the command's arguments that are not flags, as strings.
+    arguments: Names of these arguments, for messages.
+  """
   try:
     try:
-      app.run(lambda argv: _checked(main, argv), flags_parser=_parse)
+      app.run(lambda argv: _checked(main, arguments, argv[1:]), flags_parser=_parse)
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
@@ -41,15 +48,19 @@ def _output_is_cut() -> bool:
   return bool(poll.poll(0))
 
 
-def _checked(main: Callable[[], None], argv: list[str]) -> None:
-  if len(argv) > 1:
-    sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
+def _checked(main: Callable[..., None], names: Sequence[str], given: list[str]) -> None:
+  if len(given) > len(names):
+    extra = given[len(names)]
+    sys.exit(f'Unexpected argument {extra!r}: every option is --name=value. See --help.')
+  if len(given) < len(names):
+    sys.exit(f'The argument {names[len(given)]} is missing. See --help.')
   if not any(a.lstrip('-').startswith('verbosity') for a in sys.argv):
     logging.set_verbosity(logging.WARNING)  # absl's own default lets libraries chatter.
   try:
-    main()
+    main(*given)
   except TubeletError as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(error.exit_code)
   except KeyboardInterrupt:
     print('\nInterrupted. The same command goes on from the newest checkpoint.', file=sys.stderr)
     sys.exit(INTERRUPTED)
@@ -75,13 +86,10 @@ def _config_mistake(argv: list[str], error: BaseException) -> str | None:
   paths = [value for name, value in given if name == 'config']
   if not paths:
     return None
-  alone = [argv[0], f'--config={paths[0]}']
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=alone)
   try:
-    config = values(alone) and values.config.to_dict()
-  except Exception as without_overrides:  # noqa: BLE001 - as above.
-    return f'ConfigError: --config={paths[0]} cannot be loaded: {_innermost(without_overrides)}'
+    config = load_config(paths[0]).to_dict()
+  except ConfigError as without_overrides:
+    return f'ConfigError: --config={without_overrides}'
   for name, value in given:
     unknown = _unknown_key(config, name.split('.')[1:])
     if unknown:
@@ -89,6 +97,23 @@ def _config_mistake(argv: list[str], error: BaseException) -> str | None:
     if f'{name}={value}' in str(error):
       return f'ConfigError: --{name}={value} has another type than the config: {_innermost(error)}'
   return None
+
+
+def load_config(path: str) -> ConfigDict:
+  """The config of `FILE.py` or `FILE.py:ARGUMENT`.
+
+  Raises:
+    ConfigError: It cannot be loaded; the message begins with the path.
+  """
+  alone = ['', f'--config={path}']
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=alone)
+  try:
+    values(alone)
+    values.config.to_dict()  # A missing file is reported only when the config is used.
+  except Exception as error:
+    raise ConfigError(f'{path} cannot be loaded: {_innermost(error)}') from error
+  return values.config
 
 
 def _config_flags(argv: list[str]) -> list[tuple[str, str]]:

@@ -7,7 +7,9 @@ metrics).
 
 import contextlib
 import importlib.metadata
+import logging
 import math
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,69 +20,36 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from errors import CheckpointMismatchError
+from errors import CheckpointError, CheckpointMismatchError
+from train_lib.console import say
 from train_lib.experiment import CheckpointConfig, DataFacts
 from train_lib.state import PyTree, TrainState
 
 FOLDER = 'checkpoints'
+ATTEMPTS = 3  # Saves that may fail in a row before the run stops.
+# What file systems, and TensorStore on top of them, raise.
+SAVE_ERRORS = (OSError, ValueError)
+_ESSENTIAL = ('_CHECKPOINT_METADATA', 'meta/metadata', 'state/_METADATA', 'state/manifest.ocdbt')
 _VERSIONED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-class Checkpointer:
-  """Saves asynchronously and restores strictly."""
+def _unsaid(record: logging.LogRecord) -> bool:
+  """False for the tracebacks that Orbax logs of a failed save: here it is said in a line."""
+  return not (record.exc_info and 'orbax' in record.pathname)
 
-  def __init__(self, workdir: Path, config: CheckpointConfig):
+
+logging.getLogger('absl').addFilter(_unsaid)
+
+
+class CheckpointReader:
+  """Restores strictly from the checkpoints of a run; writes nothing."""
+
+  def __init__(self, workdir: Path):
     self.folder = workdir / FOLDER
-    policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
-    best: dict[str, Any] = {}
-    if config.best_metric:
-      smallest = config.best_metric.startswith('loss')
-      worst = math.inf if smallest else -math.inf
+    self._manager = self._open(ocp.CheckpointManagerOptions(create=False))
 
-      def measure(metrics: Mapping[str, float]) -> float:
-        return metrics.get(config.best_metric, worst)  # Saved without an evaluation: no metrics.
-
-      # Without `best_fn` Orbax does not store metrics, and a resumed run would not know its best.
-      best = {'best_fn': measure, 'best_mode': 'min' if smallest else 'max'}
-      policies.append(
-        checkpoint_managers.BestN(
-          get_metric_fn=measure, reverse=smallest, n=1, keep_checkpoints_without_metrics=False
-        )
-      )
-    self._manager = ocp.CheckpointManager(
-      self.folder.absolute(),
-      item_handlers=_handlers(),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-        **best,
-      ),
-    )
-
-  @property
-  def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint, or None."""
-    step: int | None = self._manager.latest_step()
-    return step
-
-  def save(
-    self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None
-  ) -> None:
-    """Starts saving `state`; returns once the arrays are copied off the device.
-
-    Args:
-      state: The state; its step names the checkpoint.
-      meta: JSON-serialisable description, see `describe`.
-      metrics: Results of the evaluation at this step, if there was one; they rank it for
-        `best_metric`.
-    """
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(_as_dict(state)), meta=ocp.args.JsonSave(dict(meta))
-      ),
-      metrics=dict(metrics or {}),
-    )
+  def _open(self, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(self.folder.absolute(), item_handlers=_handlers(), options=options)
 
   def restore_meta(self, step: int) -> dict[str, Any]:
     """The `meta` item of a checkpoint."""
@@ -109,6 +78,27 @@ class Checkpointer:
     rest: dict[str, PyTree] = {'opt_state': (), 'ema_params': None, 'model_state': {}}
     return TrainState(**{**rest, **self._restore(step, parts)})
 
+  def restore_params(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters, averaged ones if the run kept an average, as numpy arrays; and `meta`.
+
+    Raises:
+      CheckpointMismatchError: The checkpoint is damaged.
+    """
+    with _readable(self.folder / str(step)):
+      stored = _tree(self._manager.item_metadata(step)['state'])
+      part = 'ema_params' if 'ema_params' in stored else 'params'
+      wanted = {part: stored[part]}
+      # As numpy arrays: the run may have been on other devices than these.
+      arguments = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted),
+        partial_restore=True,
+      )
+      restored = self._manager.restore(
+        step, args=ocp.args.Composite(state=arguments, meta=ocp.args.JsonRestore())
+      )
+    return restored.state[part], restored.meta
+
   def _restore(self, step: int, parts: dict[str, PyTree]) -> dict[str, PyTree]:
     where = self.folder / str(step)
     with _readable(where):
@@ -126,58 +116,224 @@ class Checkpointer:
     state: dict[str, PyTree] = restored.state
     return state
 
-  def wait(self) -> None:
-    """Blocks until what was saved is on disk."""
-    self._manager.wait_until_finished()
+  def close(self) -> None:
+    """Releases the manager's threads."""
+    self._manager.close()
+
+
+class Checkpointer(CheckpointReader):
+  """Saves asynchronously and notices when that fails; the only writer of its folder.
+
+  A save that fails is reported and has to be repeated with the state of that time, as the arrays of
+  the failed one are gone: `failed` and `wait` tell when.
+  """
+
+  def __init__(self, workdir: Path, config: CheckpointConfig):
+    """Opens or creates the folder and clears it of what a killed run has left half-written."""
+    self.folder = workdir / FOLDER
+    self._saving: int | None = None  # Step of the save that is not known to have ended well.
+    self._failures = 0  # In a row.
+    if jax.process_index() == 0:
+      _set_torn_aside(self.folder)
+    policies: list[Any] = [checkpoint_managers.LatestN(config.keep)]
+    best: dict[str, Any] = {}
+    if config.best_metric:
+      smallest = config.best_metric.startswith('loss')
+      worst = math.inf if smallest else -math.inf
+
+      def measure(metrics: Mapping[str, float]) -> float:
+        return metrics.get(config.best_metric, worst)  # Saved without an evaluation: no metrics.
+
+      # Without `best_fn` Orbax does not store metrics, and a resumed run would not know its best.
+      best = {'best_fn': measure, 'best_mode': 'min' if smallest else 'max'}
+      policies.append(
+        checkpoint_managers.BestN(
+          get_metric_fn=measure, reverse=smallest, n=1, keep_checkpoints_without_metrics=False
+        )
+      )
+    self._manager = self._open(
+      ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+        # In the background, a folder that cannot be made would leave threads that wait for it for
+        # five minutes, and the run could not end before.
+        async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+        **best,
+      )
+    )
+
+  @property
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint, or None."""
+    step: int | None = self._manager.latest_step()
+    return step
+
+  def save(
+    self, state: TrainState, meta: Mapping[str, Any], metrics: Mapping[str, float] | None
+  ) -> None:
+    """Starts saving `state`; returns once the arrays are copied off the device.
+
+    Args:
+      state: The state; its step names the checkpoint.
+      meta: JSON-serialisable description, see `describe`.
+      metrics: Results of the evaluation at this step, if there was one; they rank it for
+        `best_metric`.
+
+    Raises:
+      CheckpointError: Saving has failed `ATTEMPTS` times in a row.
+    """
+    self._confirm()
+    step = int(state.step)
+    try:
+      if self._failures:  # Orbax has forgotten the checkpoints that the failed save was to replace.
+        self._manager.reload()
+      if step in self._manager.all_steps():  # Saved while its evaluation was cut short.
+        self._manager.delete(step)
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(_as_dict(state)), meta=ocp.args.JsonSave(dict(meta))
+        ),
+        metrics=dict(metrics or {}),
+      )
+    except SAVE_ERRORS as error:
+      self._note_failure(step, error)
+    else:
+      self._saving = step
+
+  def failed(self) -> bool:
+    """Whether the last save has failed, so that the state should be saved again now.
+
+    Does not wait for a save that is still being written; cheap enough for every log step.
+
+    Raises:
+      CheckpointError: As `save`.
+    """
+    if self._saving is not None and not self._manager.is_saving_in_progress():
+      self._confirm()
+    return self._saving is None and self._failures > 0
+
+  def wait(self) -> bool:
+    """Blocks until the last save has ended; whether it is on disk. If not, save again.
+
+    Raises:
+      CheckpointError: As `save`.
+    """
+    self._confirm()
+    return self._failures == 0
 
   def close(self) -> None:
-    """Finishes pending saves and releases the manager's threads."""
-    self._manager.close()
+    """Finishes the pending save and releases the manager's threads."""
+    try:
+      self._confirm()
+    finally:
+      super().close()
+
+  def _confirm(self) -> None:
+    """Waits for the save under way, if any, and notes how it ended."""
+    step, self._saving = self._saving, None
+    if step is None:
+      return
+    try:
+      self._manager.wait_until_finished()
+    except SAVE_ERRORS as error:
+      self._note_failure(step, error)
+    else:
+      self._failures = 0
+
+  def _note_failure(self, step: int, error: Exception) -> None:
+    """Says that a save has failed; the last of the attempts stops the run."""
+    self._failures += 1
+    for left in _unfinished(self.folder, step):  # A full disk needs the space.
+      shutil.rmtree(left, ignore_errors=True)
+    # Hosts see a failure at different times, so they cannot agree on a step to repeat it at.
+    attempts = ATTEMPTS if jax.process_count() == 1 else 1
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    message = f'Saving step {step:,} to {self.folder} has failed: {reason}'
+    newest = latest_step(self.folder.parent)
+    kept = 'none' if newest is None else str(self.folder / str(newest))
+    if self._failures >= attempts:
+      raise CheckpointError(
+        f'{message}\nThat was attempt {self._failures} of {attempts}, so the run stops. The newest '
+        f'good checkpoint is {kept}. Free space there or make the folder writable (`df`, `ls -ld`), '
+        'then start the same command again: it goes on from it.'
+      ) from error
+    say(f'{message}\nAttempt {self._failures} of {attempts}; newest good checkpoint: {kept}.')
 
 
 def latest_step(workdir: Path) -> int | None:
   """Step of the newest complete checkpoint of a run, or None; creates nothing."""
+  return max(complete_steps(workdir), default=None)
+
+
+def complete_steps(workdir: Path) -> list[int]:
+  """Steps of a run's complete checkpoints in order; creates nothing."""
   # No manager: its barriers would wait for processes that look before the folder is there.
   folder = workdir / FOLDER
+  return sorted(step for step in _steps(folder) if not _missing(folder / str(step)))
+
+
+def _steps(folder: Path) -> list[int]:
+  """Steps of the folders that are named like checkpoints."""
   steps: list[int] = ocp.utils.checkpoint_steps(folder.absolute()) if folder.is_dir() else []
-  return max(steps, default=None)
+  return steps
 
 
-def load_params(workdir: str) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The newest parameters of another run (averaged ones if it kept an average), to start from.
+def _missing(checkpoint: Path) -> list[str]:
+  """Files without which a checkpoint cannot be read: it was copied or deleted in part."""
+  return [
+    name
+    for name in _ESSENTIAL
+    if not (checkpoint / name).is_file() or not (checkpoint / name).stat().st_size
+  ]
+
+
+def _unfinished(folder: Path, step: int | str = '*') -> list[Path]:
+  """Folders in which Orbax was writing a checkpoint; it renames them when they are complete."""
+  return sorted(folder.glob(f'{step}{ocp.utils.TMP_DIR_SUFFIX}*'))
+
+
+def _set_torn_aside(folder: Path) -> None:
+  """Removes what saves have left unfinished and renames checkpoints that are not whole."""
+  for left in _unfinished(folder):
+    say(f'{left} was left by a save that did not finish: removed.')
+    shutil.rmtree(left)
+  for step in sorted(_steps(folder)):
+    torn = folder / str(step)
+    missing = _missing(torn)
+    if missing:
+      target = torn.with_name(f'{step}.torn')
+      shutil.rmtree(target, ignore_errors=True)
+      torn.rename(target)
+      say(f'{torn} is torn (no {", ".join(missing)}): ignored, and renamed to {target.name}.')
+
+
+def load_params(workdir: str, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+  """The parameters of another run (averaged ones if it kept an average), to start from.
 
   Args:
     workdir: That run's folder.
+    step: Of the checkpoint; None: the newest.
 
   Returns:
     Nested arrays in Scenic's naming, the trunk's leaves at the top and the heads as `heads_<task>`
     beside them; and the `meta` item.
 
   Raises:
-    CheckpointMismatchError: The folder holds no checkpoint, or a damaged one.
+    CheckpointMismatchError: The folder holds no such checkpoint, or a damaged one.
   """
-  step = latest_step(Path(workdir))
-  if step is None:
+  there = complete_steps(Path(workdir))
+  if not there or step not in (None, *there):
+    wanted = 'a complete checkpoint' if step is None else f'a complete checkpoint of step {step:,}'
     raise CheckpointMismatchError(
-      f'`init_from.path` {workdir} is a folder without a complete checkpoint in {FOLDER}/: expected '
-      'the workdir of a run, or a weight file.'
+      f'{workdir} is a folder without {wanted} in {FOLDER}/ (there: {there}): expected the workdir '
+      'of a run, or a weight file.'
     )
-  with _reader(Path(workdir)) as manager, _readable(Path(workdir) / FOLDER / str(step)):
-    stored = _tree(manager.item_metadata(step)['state'])
-    part = 'ema_params' if 'ema_params' in stored else 'params'
-    wanted = {part: stored[part]}
-    # As numpy arrays: the run may have been on other devices than these.
-    arguments = ocp.args.PyTreeRestore(
-      item=wanted,
-      restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted),
-      partial_restore=True,
-    )
-    restored = manager.restore(
-      step, args=ocp.args.Composite(state=arguments, meta=ocp.args.JsonRestore())
-    )
-  params = restored.state[part]
+  step = there[-1] if step is None else step
+  with contextlib.closing(CheckpointReader(Path(workdir))) as reader:
+    params, meta = reader.restore_params(step)
   heads = {name: leaves for name, leaves in params.items() if name.startswith('heads_')}
-  return {**params['trunk'], **heads}, restored.meta
+  return {**params['trunk'], **heads}, meta
 
 
 def describe(
@@ -186,14 +342,19 @@ def describe(
   preprocessing: Mapping[str, Any],
   position: Mapping[str, Any],
   metrics: Mapping[str, float] | None,
+  evaluated: bool,
 ) -> dict[str, Any]:
-  """The `meta` item: everything about a checkpoint that is not an array."""
+  """The `meta` item: everything about a checkpoint that is not an array.
+
+  `evaluated` tells whether the evaluation due at its step, if any, was done before it was saved.
+  """
   return {
     'position': dict(position),
     'config': dict(config_json),
     'preprocessing': dict(preprocessing),
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
+    'evaluated': evaluated,
     'versions': versions(),
     'git_revision': git_revision(),
   }
@@ -242,25 +403,6 @@ def check_class_names(
         )
 
 
-def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """`key: old -> new` for every key in which two resolved configs differ."""
-  before, after = flat(old), flat(new)
-  return [
-    f'{key}: {before.get(key, "absent")!r} -> {after.get(key, "absent")!r}'
-    for key in sorted(before.keys() | after.keys())
-    if before.get(key) != after.get(key)
-  ]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested mappings as one, keys joined by dots."""
-  leaves: dict[str, Any] = {}
-  for key, value in tree.items():
-    nested = isinstance(value, Mapping)
-    leaves.update(flat(value, f'{prefix}{key}.') if nested else {f'{prefix}{key}': value})
-  return leaves
-
-
 def check_position(meta: Mapping[str, Any], position: Mapping[str, Any], where: Path) -> None:
   """Raises `CheckpointMismatchError` unless the data stream can go on exactly where it was."""
   stored = meta['position']
@@ -270,12 +412,6 @@ def check_position(meta: Mapping[str, Any], position: Mapping[str, Any], where: 
         f'{where} was trained with {key}={stored.get(key)!r}, but now it is {value!r}: the run '
         'would not be the same run. Restore the value, or start a fresh workdir with `init_from`.'
       )
-
-
-def _reader(workdir: Path) -> ocp.CheckpointManager:
-  options = ocp.CheckpointManagerOptions(create=False)
-  folder = (workdir / FOLDER).absolute()
-  return ocp.CheckpointManager(folder, item_handlers=_handlers(), options=options)
 
 
 @contextlib.contextmanager

@@ -198,6 +198,9 @@ class Experiment:
       0 is off. The average starts at the initial parameters: with 0.999, runs of a few thousand
       steps still remember them.
     log_every: Interval of progress lines and metric writes.
+    log_examples: Whether to list the examples of every step in `examples.jsonl`.
+    max_skipped_steps: Updates that may be left out because a loss or norm was not finite; one more
+      stops the run. 0: the first one does.
     loader_threads: Threads that read and decode clips, of each worker if there are any.
     loader_processes: Worker processes that make batches; 0: none.
   """
@@ -223,11 +226,13 @@ class Experiment:
   ema_decay: float = 0.0
   loader_threads: int = 4
   loader_processes: int = 0
+  log_examples: bool = False
+  max_skipped_steps: int = 0
 
   def __post_init__(self) -> None:
     for name in ('batch_size', 'grad_accumulation', 'loader_threads'):
       _at_least(1, self, name)
-    for name in ('seed', 'loader_processes'):
+    for name in ('seed', 'loader_processes', 'max_skipped_steps'):
       _at_least(0, self, name)
     if self.batch_size % self.grad_accumulation:
       raise ConfigError(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from errors import CheckpointMismatchError
-from train_lib import checkpoint, preprocessing, pretrained_vit
+from train_lib import checkpoint, params_file, preprocessing, pretrained_vit
 from train_lib.console import say
 from train_lib.pretrained import load_pretrained
 from train_lib.program import Program
@@ -33,13 +33,16 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   config = program.experiment.init_from
   if not config.path:
     return None
+  meta: dict[str, Any] | None
   if Path(config.path).is_dir():
     weights, meta = checkpoint.load_params(config.path)
+  else:
+    weights = pretrained_vit.read_arrays(config.path)
+    meta = params_file.read_meta(config.path)
+  if meta is not None:
     if config.load_head:
       checkpoint.check_class_names(meta['class_names'], program.facts, Path(config.path))
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
-  else:
-    weights = pretrained_vit.read_arrays(config.path)
   _, report = _fill(program, program.abstract_state.params, weights)
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
   if whole and random:
@@ -51,10 +54,10 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
 
 
 def fresh_state(program: Program, weights: Weights | None) -> TrainState:
-  """Initialises from the seed, then fills in `weights`; prints what was loaded from where."""
+  """Initialises from the seed, then fills in `weights`; prints what was loaded."""
   state = program.init()
   if weights is None:
-    say('Training starts from random parameters: `init_from.path` is empty.')
+    say('Parameters are random: `init_from.path` is empty.')
     return state
   params, report = _fill(program, state.params, weights)
   say(str(report))

@@ -91,7 +91,7 @@ def read_arrays(path: str) -> Arrays:
   try:
     if file.suffix == '.npz':
       with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return flatten({key: archive[key] for key in archive.files})
+        return flatten({key: archive[key] for key in archive.files if not key.startswith('__')})
     if file.suffix == '.safetensors':
       return _parse_safetensors(data)
     return flatten(serialization.msgpack_restore(data))

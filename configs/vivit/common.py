@@ -56,6 +56,7 @@ def trunk(
       **common.VIT_SIZES[size],
       'tubelet': (2, 16, 16),
       'attention': attention,
+      'attention_kernel': 'auto',
       'pooling': _POOLING[attention],
       'stochastic_depth_rate': stochastic_depth,
       'dropout_rate': 0.0,
@@ -119,6 +120,8 @@ def experiment(
   config.ema_decay = 0.0
   config.loader_threads = 16
   config.loader_processes = 0
+  config.log_examples = False
+  config.max_skipped_steps = 0
   return config
 
 

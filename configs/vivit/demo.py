@@ -62,4 +62,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.ema_decay = 0.0
   config.loader_threads = 2
   config.loader_processes = 0
+  config.log_examples = False
+  config.max_skipped_steps = 0
   return config

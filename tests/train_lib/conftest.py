@@ -21,7 +21,7 @@ def make_tiny_config(data_dir):
   config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
   config.trunk.tubelet = (2, 8, 8)
   config.trunk.temporal_num_layers = 1
-  config.evaluation.update({'every': '4 steps', 'batch_size': 6})
+  config.evaluation.update({'every': '4 steps', 'batch_size': 6, 'pictures': False})
   config.checkpoint.every = '3 steps'
   config.datasets.demo.dir = str(data_dir)
   config.datasets.demo.temporal_views = 2
@@ -37,9 +37,11 @@ def tiny_config(demo_data_dir):
 @pytest.fixture(scope='session')
 def finished_once(tmp_path_factory, demo_data_dir):
   workdir = tmp_path_factory.mktemp('runs') / 'finished'
+  config = make_tiny_config(demo_data_dir)
+  config.evaluation.pictures = True
   printed = io.StringIO()
   with contextlib.redirect_stdout(printed):
-    run.run('train', make_tiny_config(demo_data_dir), str(workdir))
+    run.run('train', config, str(workdir))
   return workdir, printed.getvalue()
 
 

@@ -1,0 +1,88 @@
+"""Measures whether a training run's host memory grows.
+
+  python -m benchmarks.soak
+  python -m benchmarks.soak --steps=2000 --warmup=400
+
+A tiny ViViT trains on demo data through the whole of `main.py`'s path in this process, with
+evaluations and checkpoints in between. The process's resident memory is read after every evaluation;
+growth is that of the last quarter's median over that of the first quarter after the warm-up.
+"""
+
+import contextlib
+import io
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs.vivit import demo as demo_config
+from datasets import demo
+from tools import command
+from train_lib import run
+
+_STEPS = flags.DEFINE_integer('steps', 2000, 'Steps measured.')
+_WARMUP = flags.DEFINE_integer('warmup', 400, 'Steps before, in which memory may grow.')
+_EVERY = 20  # Steps between evaluations, and between checkpoints.
+
+
+def make_config(data: Path, steps: int) -> ConfigDict:
+  """The demo's config with a model of a few thousand parameters."""
+  config = demo_config.get_config()
+  config.duration = f'{steps} steps'
+  config.batch_size = 8
+  config.log_every = '10 steps'
+  config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
+  config.trunk.update({'temporal_num_layers': 1, 'tubelet': (2, 8, 8)})
+  config.datasets.demo.update({'dir': str(data), 'temporal_views': 2})
+  config.datasets.demo.clip.frames = 4
+  config.evaluation.update({'every': f'{_EVERY} steps', 'pictures': False})
+  config.checkpoint.every = f'{_EVERY} steps'
+  return config
+
+
+def resident_mib() -> float:
+  """This process's resident memory in MiB (Linux)."""
+  pages = int(Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+def measure(folder: Path, steps: int) -> list[tuple[int, float]]:
+  """(step, MiB) after every evaluation of a run."""
+  samples: list[tuple[int, float]] = []
+  evaluate = run.evaluate
+
+  def sampled(program, state, step, *rest):
+    results = evaluate(program, state, step, *rest)
+    samples.append((step, resident_mib()))
+    return results
+
+  demo.write(folder / 'data', train=64, test=16)
+  run.evaluate = sampled
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      run.run('train', make_config(folder / 'data', steps), str(folder / 'run'))
+  finally:
+    run.evaluate = evaluate
+  return samples
+
+
+def main() -> None:
+  """Trains and prints the growth."""
+  total = _WARMUP.value + _STEPS.value
+  print(f'{total:,} steps, evaluated and saved every {_EVERY} ...', flush=True)
+  with tempfile.TemporaryDirectory() as folder:
+    samples = measure(Path(folder), total)
+  after = [mib for step, mib in samples if step > _WARMUP.value]
+  quarter = max(len(after) // 4, 1)
+  start, end = statistics.median(after[:quarter]), statistics.median(after[-quarter:])
+  print(
+    f'resident memory  {start:.1f} MiB after step {_WARMUP.value:,}, {end:.1f} MiB at step {total:,}: '
+    f'growth {100 * (end / start - 1):+.2f} % over {_STEPS.value:,} steps'
+  )
+
+
+if __name__ == '__main__':
+  command.run(main)

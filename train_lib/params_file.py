@@ -1,0 +1,56 @@
+"""A run's parameters in one file, which `init_from.path` reads like any other weights."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import ConfigError
+from train_lib import pretrained_vit
+
+# Names with two underscores are not arrays of the model: `pretrained_vit.read_arrays` skips them.
+_META = '__meta__'
+
+
+def write(path: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> int:
+  """Writes an `.npz` that appears when it is complete.
+
+  Args:
+    path: The file; replaced if it exists.
+    params: Nested arrays in Scenic's naming, as `checkpoint.load_params` gives them.
+    meta: JSON-serialisable: what `checkpoint.describe` kept beside them.
+
+  Returns:
+    The number of parameters.
+
+  Raises:
+    ConfigError: The name does not end in `.npz`, or the file cannot be written.
+  """
+  if path.suffix != '.npz':
+    raise ConfigError(f'--out={path}: expected a name that ends in .npz, got {path.suffix!r}.')
+  arrays = pretrained_vit.flatten(params)
+  contents: dict[str, Any] = {**arrays, _META: np.asarray(json.dumps(meta))}
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+      part = Path(folder) / path.name
+      with part.open('wb') as file:
+        np.savez(file, **contents)
+        file.flush()
+        os.fsync(file.fileno())
+      part.replace(path)
+  except OSError as error:
+    raise ConfigError(f'--out={path} cannot be written: {error.strerror}.') from error
+  return sum(array.size for array in arrays.values())
+
+
+def read_meta(path: str) -> dict[str, Any] | None:
+  """What `write` kept beside the arrays; None for a weight file from elsewhere."""
+  if not path.endswith('.npz'):
+    return None
+  with np.load(path, allow_pickle=False) as archive:
+    return json.loads(str(archive[_META])) if _META in archive.files else None
