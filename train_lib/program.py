@@ -60,12 +60,17 @@ class Program:
   def to_device(self, batch: Batch) -> Batch:
     """Places this host's part of a batch; examples are split over the mesh's batch axes."""
     sharding = mesh_lib.batch_sharding(self.mesh)
-    local = len(batch['row'])
-    # Every process holds an equal part, so `count` is the same whatever the batch's size.
-    _, count = mesh_lib.host_slice(self.mesh, self.mesh.size * local)
+    # Every process holds an equal share, whatever the batch's size.
+    shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    size = len(batch['row']) * shards // len(mesh_lib.host_places(self.mesh, shards))
+    places = mesh_lib.host_places(self.mesh, size)
 
     def place(x: np.ndarray) -> jax.Array:
-      return jax.make_array_from_process_local_data(sharding, x, (count * local, *x.shape[1:]))
+      def part(index: Any) -> np.ndarray:
+        first = int(np.searchsorted(places, index[0].start or 0))
+        return x[first : first + size // shards]
+
+      return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
 
     return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
 
