@@ -30,8 +30,8 @@ class Cost:
 
 
 def cost_of(experiment: Experiment, facts: DataFacts) -> Cost:
-  """Cost of an experiment's model, counted in float32 so that casts are not counted as work."""
-  experiment = dataclasses.replace(experiment, compute_dtype='float32')
+  """Cost of an experiment's model on frames, in float32 so that casts are not counted as work."""
+  experiment = dataclasses.replace(experiment, compute_dtype='float32', host_patches=False)
   model = build_model(experiment, facts)
   shape = input_shape(experiment, 1)
   video = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -115,6 +115,7 @@ def train_stream(
     process_index=index,
     process_count=count,
     color_jitter=color_jitter if color_jitter.active('host') else None,
+    patch=experiment.host_patch,
     max_bad_records=config.max_bad_records - len(dataset.defects),
     loading=_loading(experiment),
   )
@@ -136,6 +137,7 @@ def eval_stream(
     spatial_views=config.spatial_views,
     process_index=index,
     process_count=count,
+    patch=experiment.host_patch,
     max_bad_records=config.max_bad_records - len(dataset.defects),
     loading=_loading(experiment),
   )

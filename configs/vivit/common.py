@@ -65,7 +65,8 @@ def trunk(
       'kernel_init_method': 'lecun_normal',
       'gelu': 'tanh',
       'layer_norm_epsilon': 1e-6,
-      'remat': False,
+      'remat': 'none',
+      'scan_layers': False,
     }
   )
   if attention == 'factorised_encoder':
@@ -117,6 +118,7 @@ def experiment(
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   config.grad_accumulation = 1
   config.ema_decay = 0.0
+  config.host_patches = False
   config.loader_threads = 16
   config.loader_processes = 0
   return config
