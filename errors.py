@@ -3,7 +3,13 @@ of numbers that raise them."""
 
 
 class TubeletError(Exception):
-  """Base of every error raised on purpose; `main.py` prints it without a traceback."""
+  """Base of every error raised on purpose; `main.py` prints it without a traceback.
+
+  Attributes:
+    exit_code: What the command that meets it exits with.
+  """
+
+  exit_code = 1
 
 
 class ConfigError(TubeletError):
@@ -24,6 +30,12 @@ class ShardingError(TubeletError):
 
 class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
+
+
+class PreemptedError(TubeletError):
+  """The run was asked to stop (SIGTERM), and what it had was saved: start it again to go on."""
+
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h: a failure that goes away when tried again.
 
 
 def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:

@@ -32,9 +32,12 @@ from datasets.dataset import VideoDataset
 from tools import command
 from train_lib import data
 from train_lib import experiment as experiment_lib
+from train_lib.example_log import ExampleLog
+from train_lib.goodput import Goodput
 from train_lib.loop import Hooks, train_steps
 from train_lib.mesh import make_mesh
 from train_lib.metric_writers import create_writers
+from train_lib.preemption import Preemption
 from train_lib.program import Batch, Program, build_program
 
 _PAUSE_MS = flags.DEFINE_float('pause_ms', 90.0, 'Pause inside the compiled step, milliseconds.')
@@ -84,7 +87,9 @@ def loop_seconds(program: Program, stream: Iterator[Batch], steps: int) -> float
   state = jax.block_until_ready(program.init())
   with tempfile.TemporaryDirectory() as folder:
     writer = create_writers(folder, resume_step=0)
-    hooks = Hooks(writer, evaluate=lambda *_: {}, save=lambda *_: None)
+    examples = ExampleLog(Path(folder), 'demo', str)
+    goodput = Goodput()
+    hooks = Hooks(writer, lambda *_: {}, lambda *_: None, examples, goodput, Preemption())
     begin = time.perf_counter()
     jax.block_until_ready(train_steps(program, state, 0, stream, hooks))
     seconds = time.perf_counter() - begin

@@ -349,7 +349,7 @@ class Encoder(nn.Module):
     return x
 
   def _scan(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
-    def call(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+    def call(x: jax.Array, layer: Any) -> tuple[Any, None]:
       params, rate, key = layer
       block = self.block(stochastic_depth_rate=0.0 if rate is None else rate, parent=None)
       rngs = {} if key is None else {'dropout': key}

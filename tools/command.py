@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses flags and calls `main`; named errors and flag mistakes end with exit code 1."""
+  """Parses flags and calls `main`; a named error ends with its exit code, a flag mistake with 1."""
   try:
     try:
       app.run(lambda argv: _checked(main, argv), flags_parser=_parse)
@@ -49,7 +49,8 @@ def _checked(main: Callable[[], None], argv: list[str]) -> None:
   try:
     main()
   except TubeletError as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(error.exit_code)
   except KeyboardInterrupt:
     print('\nInterrupted. The same command goes on from the newest checkpoint.', file=sys.stderr)
     sys.exit(INTERRUPTED)

@@ -74,8 +74,11 @@ class Checkpointer:
       metrics: Results of the evaluation at this step, if there was one; they rank it for
         `best_metric`.
     """
+    step = int(state.step)
+    if step in self._manager.all_steps():  # Saved while its evaluation was cut short.
+      self._manager.delete(step)
     self._manager.save(
-      int(state.step),
+      step,
       args=ocp.args.Composite(
         state=ocp.args.PyTreeSave(_as_dict(state)), meta=ocp.args.JsonSave(dict(meta))
       ),
@@ -186,14 +189,19 @@ def describe(
   preprocessing: Mapping[str, Any],
   position: Mapping[str, Any],
   metrics: Mapping[str, float] | None,
+  evaluated: bool,
 ) -> dict[str, Any]:
-  """The `meta` item: everything about a checkpoint that is not an array."""
+  """The `meta` item: everything about a checkpoint that is not an array.
+
+  `evaluated` tells whether the evaluation due at its step, if any, was done before it was saved.
+  """
   return {
     'position': dict(position),
     'config': dict(config_json),
     'preprocessing': dict(preprocessing),
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
+    'evaluated': evaluated,
     'versions': {name: importlib.metadata.version(name) for name in _VERSIONED},
     'git_revision': git_revision(),
   }

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def train_stream(
 
 def eval_stream(
   program: Program, dataset: VideoDataset
-) -> Iterator[tuple[Mapping[str, Any], Batch]]:
+) -> Generator[tuple[Mapping[str, Any], Batch], None, None]:
   """(host batch, device batch) pairs that hold every example exactly once."""
   experiment = program.experiment
   name, config = experiment.dataset

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from datasets import clips
 from datasets.dataset import VideoDataset
 from datasets.examples import PADDING_ROW, unreadable_row
-from errors import ShardingError
+from errors import PreemptedError, ShardingError
 from train_lib import data, pictures
 from train_lib.console import progress
 from train_lib.program import Program
@@ -66,19 +66,31 @@ class Evaluation:
   predictions: Mapping[str, TaskPredictions]
 
 
-def evaluate(program: Program, variables: PyTree, dataset: VideoDataset) -> Evaluation:
+def evaluate(
+  program: Program,
+  variables: PyTree,
+  dataset: VideoDataset,
+  stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
   """Runs the model over every example of a split, logits averaged over its views.
 
   Args:
     program: The experiment's program.
     variables: `TrainState.eval_variables`.
     dataset: The open split.
+    stop: Whether the run is asked to stop, looked at before every batch.
+
+  Raises:
+    PreemptedError: `stop` said so; nothing is known then.
   """
   outputs: list[dict[str, Any]] = []
   in_flight: dict[str, Any] | None = None
   steps = -(-len(dataset) // program.experiment.evaluation.batch_size)
   stream = data.eval_stream(program, dataset)
   for host_batch, batch in progress(stream, 'evaluating', steps):
+    if stop():
+      stream.close()
+      raise PreemptedError('Asked to stop while evaluating.')
     result = {**program.eval_step(variables, batch), **_known_rows(host_batch, batch)}
     if in_flight is not None:  # Fetched while the device works on the next batch.
       outputs.append(jax.device_get(in_flight))

@@ -200,6 +200,9 @@ class Experiment:
     log_every: Interval of progress lines and metric writes.
     host_patches: Whether batches come from the hosts cut into the trunk's tubelets, so that a TPU
       need not rearrange frames. Augmentation that needs frames must then be off, or on the host.
+    log_examples: Whether to list the examples of every step in `examples.jsonl`.
+    max_skipped_steps: Updates that may be left out because a loss or norm was not finite; one more
+      stops the run. 0: the first one does.
     loader_threads: Threads that read and decode clips, of each worker if there are any.
     loader_processes: Worker processes that make batches; 0: none.
   """
@@ -226,11 +229,13 @@ class Experiment:
   host_patches: bool = False
   loader_threads: int = 4
   loader_processes: int = 0
+  log_examples: bool = False
+  max_skipped_steps: int = 0
 
   def __post_init__(self) -> None:
     for name in ('batch_size', 'grad_accumulation', 'loader_threads'):
       _at_least(1, self, name)
-    for name in ('seed', 'loader_processes'):
+    for name in ('seed', 'loader_processes', 'max_skipped_steps'):
       _at_least(0, self, name)
     if self.batch_size % self.grad_accumulation:
       raise ConfigError(

@@ -1,24 +1,18 @@
-"""The training loop, and the metrics it keeps on the device between log steps."""
+"""The training loop: the order of evaluating, saving and stepping, which exact resuming rests on."""
 
-import collections
 import dataclasses
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import jax
-import numpy as np
 
-from errors import TrainingDivergedError
-from train_lib.console import duration, say, scalars
+from errors import PreemptedError
 from train_lib.durations import due
+from train_lib.example_log import ExampleLog
+from train_lib.goodput import Goodput
+from train_lib.metric_log import MetricLog
 from train_lib.metric_writers import Writer
 from train_lib.program import Batch, Program
 from train_lib.state import TrainState
-
-# Steps dispatched ahead of the device; more would only hold more batches in its memory.
-STEPS_IN_FLIGHT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +21,30 @@ class Hooks:
 
   Attributes:
     writer: Takes the metrics.
-    evaluate: (state, step) -> metrics.
-    save: (state, step, metrics of this step's evaluation or None).
+    evaluate: (state, step) -> metrics; raises `PreemptedError` when asked to stop meanwhile.
+    save: (state, step, metrics of this step's evaluation or None, whether the evaluation due at
+      this step, if any, was done).
+    examples: Names the examples of steps.
+    goodput: Takes the time.
+    stop: Whether the run is asked to stop here; called at the same places in every process.
   """
 
   writer: Writer
   evaluate: Callable[[TrainState, int], dict[str, float]]
-  save: Callable[[TrainState, int, Mapping[str, float] | None], None]
+  save: Callable[[TrainState, int, Mapping[str, float] | None, bool], None]
+  examples: ExampleLog
+  goodput: Goodput
+  stop: Callable[[], bool]
 
 
 def train_steps(
-  program: Program, state: TrainState, start: int, stream: Iterator[Batch], hooks: Hooks
+  program: Program,
+  state: TrainState,
+  start: int,
+  stream: Iterator[Batch],
+  hooks: Hooks,
+  *,
+  evaluated: bool = True,
 ) -> TrainState:
   """Trains from `start` to the end. The order within a step is part of exact resuming.
 
@@ -45,104 +52,85 @@ def train_steps(
   run takes the same one), take a batch, step, and bring metrics to the host at log steps and before
   every save, so that no state is saved whose metrics were not finite.
 
+  Args:
+    program: The experiment's program.
+    state: At step `start`; donated.
+    start: Updates made so far.
+    stream: Batches from step `start` on.
+    hooks: What to call.
+    evaluated: Whether an evaluation due at `start` was done before the state was saved.
+
   Raises:
-    TrainingDivergedError: A loss or norm is not finite; names the steps it happened in.
+    TrainingDivergedError: More steps than the budget were not finite; names the first.
+    PreemptedError: Asked to stop; the state is saved.
   """
-  lengths = program.lengths
-  keep_best = bool(program.experiment.checkpoint.best_metric)
-  log = MetricLog(program.experiment.batch_size, lengths.total, start)
-  for step in range(start, lengths.total + 1):
-    last = step == lengths.total
-    metrics = None
-    if step > start and (last or due(step, lengths.evaluate)):
-      metrics = hooks.evaluate(state, step)
-      hooks.writer.write_scalars(step, {f'eval/{k}': v for k, v in metrics.items()})
-      log.restart_clock()
-    if step > start and saves(step, lengths, keep_best):
+  plan = _Plan(program, start, evaluated)
+  log = MetricLog(program.experiment, plan.total, start, hooks.examples, hooks.goodput)
+  for step in range(start, plan.total + 1):
+    try:
+      metrics = _evaluate_if_due(plan, state, step, hooks, log)
+    except PreemptedError:
+      if step > start:
+        _write(hooks, log, step)
+        hooks.save(state, step, None, not plan.evaluates(step))
+      raise
+    if plan.saves(step):
       hooks.writer.flush()
-      hooks.save(state, step, metrics)
-    if last:
+      with hooks.goodput.spend('saving'):
+        hooks.save(state, step, metrics, True)
+    if step == plan.total:
       break
-    batch = next(stream)
-    state, step_metrics = program.train_step(state, batch)
-    log.add(step_metrics)
-    if due(step + 1, lengths.log) or saves(step + 1, lengths, keep_best):
-      values = log.collect(step + 1)
-      hooks.writer.write_scalars(step + 1, {f'train/{k}': v for k, v in values.items()})
+    batch = hooks.goodput.wait_for_data(stream, log.device_is_idle)
+    with hooks.goodput.spend('steps'), jax.profiler.StepTraceAnnotation('train', step_num=step):
+      state, step_metrics = program.train_step(state, batch)
+      log.add(step_metrics, batch['row'])
+    if plan.logs(step + 1):
+      _write(hooks, log, step + 1)
   return state
 
 
-def saves(step: int, lengths: Any, keep_best: bool) -> bool:
-  """Whether the state at `step` is saved: at its interval, at the end, and after evaluations that
-  could make it the best."""
-  evaluated = keep_best and due(step, lengths.evaluate)
-  return step == lengths.total or evaluated or due(step, lengths.checkpoint)
+class _Plan:
+  """What is due at which step."""
+
+  def __init__(self, program: Program, start: int, evaluated: bool):
+    self.total = program.lengths.total
+    self._lengths = program.lengths
+    self._keep_best = bool(program.experiment.checkpoint.best_metric)
+    # What was due at `start` was done before it was saved, unless that was cut short: then it is
+    # evaluated and saved once more.
+    self._start, self._first = start, start + 1 if evaluated else start
+
+  def evaluates(self, step: int) -> bool:
+    """Whether the state at `step` is evaluated: at its interval and at the end."""
+    return step >= self._first and (step == self.total or due(step, self._lengths.evaluate))
+
+  def saves(self, step: int) -> bool:
+    """Whether the state at `step` is saved: at its interval, at the end, and after evaluations that
+    could make it the best."""
+    best = self._keep_best and self.evaluates(step)
+    interval = due(step, self._lengths.checkpoint)
+    return step >= self._first and (step in (self._start, self.total) or best or interval)
+
+  def logs(self, step: int) -> bool:
+    """Whether metrics are written after the update that makes `step`."""
+    return due(step, self._lengths.log) or self.saves(step)
 
 
-class MetricLog:
-  """Keeps (sum, count) metrics on the device between log steps, and the clock of the run."""
+def _evaluate_if_due(
+  plan: _Plan, state: TrainState, step: int, hooks: Hooks, log: MetricLog
+) -> dict[str, float] | None:
+  if hooks.stop():
+    raise PreemptedError(f'Asked to stop at step {step:,}.')
+  if not plan.evaluates(step):
+    return None
+  with hooks.goodput.spend('evaluating'):
+    metrics = hooks.evaluate(state, step)
+  hooks.writer.write_scalars(step, {f'eval/{k}': v for k, v in metrics.items()})
+  log.restart_clock()
+  return metrics
 
-  def __init__(self, batch_size: int, total_steps: int, start: int):
-    self._batch_size = batch_size
-    self._total = total_steps
-    self._logged = start
-    self._pending: list[Any] = []
-    self._in_flight: collections.deque[Any] = collections.deque()
-    self._time = time.monotonic()
-    self._timed_from = 0
-    self._first = True
 
-  def add(self, metrics: Any) -> None:
-    """Takes a step's metrics; waits only for the step `STEPS_IN_FLIGHT` before it."""
-    self._pending.append(metrics)
-    self._in_flight.append(metrics)
-    if len(self._in_flight) > STEPS_IN_FLIGHT:
-      jax.block_until_ready(self._in_flight.popleft())
-    if self._first:  # Compilation is not part of the speed.
-      jax.block_until_ready(metrics)
-      self._first = False
-      self.restart_clock()
-
-  def restart_clock(self) -> None:
-    """Leaves out of the speed what came before, as after compiling or evaluating."""
-    self._time, self._timed_from = time.monotonic(), len(self._pending)
-
-  def collect(self, step: int) -> dict[str, float]:
-    """Means since the last call, with the speed; prints the progress line.
-
-    The learning rate is the last step's.
-
-    Raises:
-      TrainingDivergedError: One of the means is not finite.
-    """
-    fetched = jax.device_get(self._pending)
-    elapsed = max(time.monotonic() - self._time, 1e-9)
-    timed = len(fetched) - self._timed_from
-    sums = jax.tree.map(lambda *x: np.sum(np.stack(x), 0), *fetched)
-    values = {k: float(s / max(n, 1e-9)) for k, (s, n) in sums.items()}
-    values['learning_rate'] = float(fetched[-1]['learning_rate'][0])
-    self._check_finite(values, step)
-    if timed > 0:
-      values['clips_per_second'] = timed * self._batch_size / elapsed
-    self._say(values, step, elapsed / timed if timed > 0 else None)
-    self._pending.clear()
-    self._logged = step
-    self.restart_clock()
-    return values
-
-  def _check_finite(self, values: Mapping[str, float], step: int) -> None:
-    bad = sorted(k for k, v in values.items() if not math.isfinite(v))
-    if bad:
-      raise TrainingDivergedError(
-        f'{", ".join(f"{k} = {values[k]}" for k in bad)} in steps {self._logged + 1:,} to {step:,}. '
-        'Nothing was saved since. Lower `optimizer.learning_rate`, lengthen `optimizer.warmup`, or '
-        'clip with `optimizer.max_grad_norm`.'
-      )
-
-  def _say(self, values: Mapping[str, float], step: int, step_seconds: float | None) -> None:
-    shown = {k: v for k, v in values.items() if k == 'loss' or k.startswith(('top1', 'hit1'))}
-    line = f'step {step:,}/{self._total:,} | {scalars(shown)} | lr {values["learning_rate"]:.3g}'
-    if step_seconds is not None:
-      eta = duration((self._total - step) * step_seconds)
-      line += f' | {values["clips_per_second"]:.1f} clips/s | ETA {eta}'
-    say(line)
+def _write(hooks: Hooks, log: MetricLog, step: int) -> None:
+  values = log.collect(step)
+  if values:
+    hooks.writer.write_scalars(step, {f'train/{k}': v for k, v in values.items()})

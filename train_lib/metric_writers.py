@@ -4,8 +4,6 @@ Neither needs TensorFlow, which takes seconds and hundreds of megabytes to impor
 with TensorBoard's own protos and record writer.
 """
 
-import json
-import math
 import os
 import socket
 import time
@@ -14,11 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-from absl import logging
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from errors import ConfigError, DataError
+from errors import ConfigError
+from train_lib import json_lines
+from train_lib.json_lines import JsonLines
 
 _RESERVED = ('step', 'time')
 
@@ -121,83 +120,41 @@ class TensorBoardWriter:
 class JsonlWriter:
   """Appends one JSON object per `write_scalars` call to a file.
 
-  A line is `{"step": int, "time": float seconds since the epoch, name: number, ...}` and is flushed
-  at once, so a killed run loses nothing. JSON has no NaN or infinity: they are the strings "NaN",
-  "Infinity" and "-Infinity", which `float` reads back.
+  A line is `{"step": int, "time": float seconds since the epoch, name: number, ...}`; NaN and
+  infinities are the strings "NaN", "Infinity" and "-Infinity".
 
   Args:
     path: the file; its folder exists.
-    resume_step: lines of an earlier run with a larger step are dropped, so that a step appears
-      once; None keeps all. A last line cut short by a kill is dropped either way.
+    resume_step: as `JsonLines`.
 
   Raises:
-    DataError: a line of the existing file, other than the last, is not such an object.
+    DataError: as `JsonLines`.
   """
 
   def __init__(self, path: str | os.PathLike[str], resume_step: int | None = None):
-    self._path = Path(path)
-    _drop_lines_after(self._path, resume_step)
-    self._file = self._path.open('a', encoding='utf-8')
+    self._lines = JsonLines(path, resume_step)
 
   def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
     """Appends a line of Python, numpy or JAX scalars; ConfigError for the names step and time."""
     clash = [name for name in _RESERVED if name in scalars]
     if clash:
-      raise ConfigError(f'{self._path}: a scalar may not be called {clash[0]!r}; rename the metric')
-    values = {name: _to_json(value) for name, value in scalars.items()}
-    line = json.dumps({'step': int(step), 'time': time.time(), **values}, allow_nan=False)
-    self._file.write(line + '\n')
-    self._file.flush()
+      raise ConfigError(
+        f'{self._lines.path}: a scalar may not be called {clash[0]!r}; rename the metric'
+      )
+    values = {name: json_lines.encode(value) for name, value in scalars.items()}
+    self._lines.append(step, {'time': time.time(), **values})
 
   def flush(self) -> None:
     """Does nothing: every line is flushed when written."""
 
   def close(self) -> None:
     """Closes the file."""
-    self._file.close()
+    self._lines.close()
 
 
 def read_scalars(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Reads a `metrics.jsonl`, NaN and infinities as floats again; DataError if it is damaged."""
-  rows = _read_rows(Path(path))
-  return [{name: float(v) if isinstance(v, str) else v for name, v in row.items()} for row in rows]
-
-
-def _to_json(value: Any) -> float | int | str:
-  number = value if isinstance(value, int) else float(value)
-  if math.isfinite(number):
-    return number
-  return 'NaN' if math.isnan(number) else 'Infinity' if number > 0 else '-Infinity'
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-  """The rows of the file; a last line without a newline, cut short by a kill, is left out."""
-  rows = []
-  lines = path.read_text(encoding='utf-8', errors='replace').split('\n')
-  for number, line in enumerate(lines[:-1], start=1):
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      row = str(error)
-    if not isinstance(row, dict) or not isinstance(row.get('step'), int):
-      raise DataError(
-        f'{path}, line {number}: expected a JSON object with an integer "step", got {line[:80]!r}; '
-        'repair or move the file'
-      )
-    rows.append(row)
-  if lines[-1]:
-    logging.warning('%s: dropped its last line, which was cut short: %r', path, lines[-1][:80])
-  return rows
-
-
-def _drop_lines_after(path: Path, step: int | None) -> None:
-  """Rewrites an existing file without the steps beyond `step` or an unfinished last line."""
-  if not path.exists():
-    return
-  kept = [row for row in _read_rows(path) if step is None or row['step'] <= step]
-  temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('w', encoding='utf-8') as file:
-    file.writelines(json.dumps(row) + '\n' for row in kept)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  return [
+    {name: float(v) if isinstance(v, str) else v for name, v in row.items()}
+    for row in json_lines.read(path)
+  ]

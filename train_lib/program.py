@@ -111,7 +111,8 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
     variables = dict(model.init(rngs, jnp.zeros((1, *shape[1:])), train=False))
     params = variables.pop('params')
     ema = params if experiment.ema_decay else None
-    return TrainState(jnp.int32(0), params, optimizer.init(params), variables, ema)
+    zero = jnp.int32(0)
+    return TrainState(zero, params, optimizer.init(params), variables, ema, zero)
 
   init = mesh_lib.on_mesh(mesh, boxed_init)
   boxed = jax.eval_shape(init)
@@ -157,9 +158,21 @@ def _make_train_step(
     one = jnp.float32(1)
     metrics['gradient_norm'] = (optax.global_norm(grads), one)
     metrics['learning_rate'] = (jnp.float32(schedule(state.step)), one)
-    return TrainState(state.step + 1, params, opt_state, model_state, ema), metrics
+    new = TrainState(state.step + 1, params, opt_state, model_state, ema, state.skipped_steps)
+    if experiment.max_skipped_steps:
+      new = _skip_nonfinite(new, state, metrics)
+      metrics['skipped_steps'] = (jnp.float32(new.skipped_steps), one)
+    return new, metrics
 
   return train_step
+
+
+def _skip_nonfinite(new: TrainState, old: TrainState, metrics: Metrics) -> TrainState:
+  """`new`, or the old state a step further where a metric of the update is not finite."""
+  finite = jnp.all(jnp.stack([jnp.isfinite(value) for value, _ in metrics.values()]))
+  unchanged = dataclasses.replace(old, step=new.step, skipped_steps=old.skipped_steps + 1)
+  kept: TrainState = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, unchanged)
+  return kept
 
 
 def _make_gradients(

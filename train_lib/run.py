@@ -5,22 +5,25 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from datasets.dataset import VideoDataset
-from errors import ConfigError
-from train_lib import checkpoint, cost, data, evaluation, preprocessing, tables
+from errors import ConfigError, PreemptedError
+from train_lib import checkpoint, cost, data, evaluation, preprocessing, profiling, tables
 from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
+from train_lib.example_log import ExampleLog
 from train_lib.experiment import Experiment
+from train_lib.goodput import Goodput
 from train_lib.initial import Weights, fresh_state, read_weights
 from train_lib.loop import Hooks, train_steps
 from train_lib.mesh import make_mesh
 from train_lib.metric_writers import create_writers
+from train_lib.preemption import Preemption
 from train_lib.program import Program, build_program
 from train_lib.state import TrainState
 
@@ -32,7 +35,8 @@ def run(mode: str, config: Any, workdir: str) -> None:
 
   Args:
     mode: `'train'` (goes on if the workdir has a checkpoint), `'eval'` (of the newest checkpoint,
-      or of `init_from`), or `'init'` (builds, prints what there is to know, and stops).
+      or of `init_from`), `'profile'` (traces a few steps from fresh weights), or `'init'` (builds,
+      prints what there is to know, and stops).
     config: As `experiment.parse` takes it.
     workdir: Folder of the run; `'init'` writes nothing to it.
 
@@ -46,6 +50,8 @@ def run(mode: str, config: Any, workdir: str) -> None:
     _inspect(experiment)
   elif mode == 'eval':
     _evaluate(experiment, Path(workdir))
+  elif mode == 'profile':
+    _profile(experiment, Path(workdir))
   else:
     _train(experiment, Path(workdir), experiment_lib.to_json(config))
 
@@ -60,6 +66,22 @@ def _inspect(experiment: Experiment) -> None:
   say(
     f'training         {lengths.total:,} steps, {lengths.total / lengths.epoch:.1f} epochs\n'
     f'classes          {program.facts.describe()}'
+  )
+
+
+def _profile(experiment: Experiment, folder: Path) -> None:
+  train_data = data.open_split(experiment, experiment.dataset[1].train_split)
+  program = build_program(
+    experiment, data.facts_of(experiment, train_data), make_mesh(experiment.mesh)
+  )
+  _make_writable(folder)
+  state = fresh_state(program, None)
+  say('Compiling the step ...')
+  with contextlib.closing(data.train_stream(program, train_data, 0)) as stream:
+    trace = profiling.profile(program, state, stream, folder)
+  say(
+    f'trace            {trace}\n'
+    f'To look at it:   pip install xprof && tensorboard --logdir {folder}   (tab "Profile")'
   )
 
 
@@ -91,15 +113,23 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
 
 
 def evaluate(
-  program: Program, state: TrainState, step: int, dataset: VideoDataset, folder: Path
+  program: Program,
+  state: TrainState,
+  step: int,
+  dataset: VideoDataset,
+  folder: Path,
+  stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], list[Path]]:
   """Evaluates a state on a split and writes the results.
 
   Returns:
     The metrics, and the files under `eval/<split>/<step>`.
+
+  Raises:
+    PreemptedError: `stop` said so; nothing is written then.
   """
   begin = time.monotonic()
-  results = evaluation.evaluate(program, state.eval_variables, dataset)
+  results = evaluation.evaluate(program, state.eval_variables, dataset, stop)
   target = results_folder(folder, dataset.split, step)
   files = evaluation.write_results(results, target, program, dataset)
   seconds = duration(time.monotonic() - begin)
@@ -147,33 +177,58 @@ class Training:
     self.train_data = train_data
     self.eval_data = eval_data
     self.checkpointer = checkpoint.Checkpointer(folder, program.experiment.checkpoint)
+    self.goodput = Goodput()
+    self.stop = Preemption()
 
   def run(self, weights: Weights | None) -> None:
-    """Trains to the end, from the newest checkpoint or from `weights`."""
-    total = self.program.lengths.total
-    state, start = self._restore_or_init(weights)
-    if start >= total:
-      say(f'{self.folder} is already trained to step {start:,} of {total:,}.')
-      self._say_where(start)
-      return
-    writer = create_writers(self.folder, resume_step=start)
+    """Trains to the end, from the newest checkpoint or from `weights`.
+
+    Raises:
+      PreemptedError: Asked to stop; what there was is saved.
+    """
+    with self.goodput, self.stop:
+      with self.goodput.spend('starting'):
+        state, start, evaluated = self._restore_or_init(weights)
+      if start >= self.program.lengths.total and evaluated:
+        say(
+          f'{self.folder} is already trained to step {start:,} of {self.program.lengths.total:,}.'
+        )
+      else:
+        self._train(state, start, evaluated)
+    self._say_where(max(start, self.program.lengths.total))
+
+  def _train(self, state: TrainState, start: int, evaluated: bool) -> None:
+    experiment = self.program.experiment
     if jax.process_index() == 0:
       (self.folder / CONFIG_FILE).write_text(self.config_json)
     say(tables.parameter_table(state.params))
     self._say_plan()
-    stream = data.train_stream(self.program, self.train_data, start)
-    try:
-      train_steps(self.program, state, start, stream, Hooks(writer, self._evaluate, self._save))
-    finally:
-      stream.close()
-      writer.close()
-    self.checkpointer.wait()
-    self._say_where(total)
+    with contextlib.ExitStack() as stack:
+      name, _ = experiment.dataset
+      key, every = self.train_data.key, experiment.log_examples
+      examples = ExampleLog(self.folder, name, key, start, every)
+      stack.callback(examples.close)
+      writer = create_writers(self.folder, resume_step=start)
+      stack.callback(writer.close)
+      stream = data.train_stream(self.program, self.train_data, start)
+      stack.callback(stream.close)
+      hooks = Hooks(writer, self._evaluate, self._save, examples, self.goodput, self.stop)
+      try:
+        train_steps(self.program, state, start, stream, hooks, evaluated=evaluated)
+      except PreemptedError as error:
+        raise PreemptedError(
+          f'{error} Saved in {self.checkpointer.folder}; the same command goes on from there.'
+        ) from error
+      finally:
+        with self.goodput.spend('saving'):
+          self.checkpointer.wait()
+        say(f'Time  {self.goodput.summary()}')
 
-  def _restore_or_init(self, weights: Weights | None) -> tuple[TrainState, int]:
+  def _restore_or_init(self, weights: Weights | None) -> tuple[TrainState, int, bool]:
+    """State, its step, and whether the evaluation due at that step, if any, was done."""
     step = self.checkpointer.latest_step
     if step is None:
-      return fresh_state(self.program, weights), 0
+      return fresh_state(self.program, weights), 0, True
     where = self.checkpointer.folder / str(step)
     meta = self.checkpointer.restore_meta(step)
     checkpoint.check_class_names(meta['class_names'], self.program.facts, where)
@@ -188,12 +243,14 @@ class Training:
     path = self.program.experiment.init_from.path
     ignored = f' `init_from` {path} was for its start and is not read again.' if path else ''
     say(f'Resuming at step {step:,} from {where}.{ignored}')
-    return state, step
+    return state, step, bool(meta['evaluated'])
 
   def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-    return evaluate(self.program, state, step, self.eval_data, self.folder)[0]
+    return evaluate(self.program, state, step, self.eval_data, self.folder, self.stop)[0]
 
-  def _save(self, state: TrainState, step: int, metrics: Mapping[str, float] | None) -> None:
+  def _save(
+    self, state: TrainState, step: int, metrics: Mapping[str, float] | None, evaluated: bool
+  ) -> None:
     config = json.loads(self.config_json)
     meta = checkpoint.describe(
       config,
@@ -201,6 +258,7 @@ class Training:
       preprocessing.to_json(preprocessing.of(self.program.experiment)),
       self._position(step),
       metrics,
+      evaluated,
     )
     self.checkpointer.save(state, meta, metrics)
 

@@ -19,6 +19,7 @@ class TrainState:
     opt_state: The optimiser's state.
     model_state: Collections other than parameters, such as BatchNorm statistics.
     ema_params: Moving average of the parameters, or None when `ema_decay` is 0.
+    skipped_steps: Number of updates left out because they were not finite, int32 scalar.
   """
 
   step: jax.Array
@@ -26,6 +27,7 @@ class TrainState:
   opt_state: PyTree
   model_state: PyTree
   ema_params: PyTree
+  skipped_steps: jax.Array
 
   @property
   def eval_variables(self) -> dict[str, PyTree]:

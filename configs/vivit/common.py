@@ -50,6 +50,9 @@ def trunk(
   """
   if attention not in _POOLING:
     raise ValueError(f'Unknown attention {attention!r}; known: {sorted(_POOLING)}.')
+  # With 24 and 32 layers a program of one block compiles several times faster, and what the backward
+  # pass would keep of every layer is more than a chip has (32 GiB of a clip in ViViT-L Model 1).
+  large = size in ('L', 'H')
   config = ConfigDict(
     {
       'name': 'models.vivit:ViViT',
@@ -65,8 +68,8 @@ def trunk(
       'kernel_init_method': 'lecun_normal',
       'gelu': 'tanh',
       'layer_norm_epsilon': 1e-6,
-      'remat': 'none',
-      'scan_layers': False,
+      'remat': 'full' if large else 'none',
+      'scan_layers': large,
     }
   )
   if attention == 'factorised_encoder':
@@ -121,6 +124,8 @@ def experiment(
   config.host_patches = False
   config.loader_threads = 16
   config.loader_processes = 0
+  config.log_examples = False
+  config.max_skipped_steps = 0
   return config
 
 

@@ -63,4 +63,6 @@ def get_config(arg: str = '') -> ConfigDict:
   config.host_patches = False
   config.loader_threads = 2
   config.loader_processes = 0
+  config.log_examples = False
+  config.max_skipped_steps = 0
   return config

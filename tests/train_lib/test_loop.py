@@ -19,7 +19,7 @@ def scalars(workdir, prefix):
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   skip = ('step', 'time', 'train/clips_per_second')
   return {
-    line['step']: {k: v for k, v in line.items() if k not in skip}
+    line['step']: {k: v for k, v in line.items() if k not in skip and '/time/' not in k}
     for line in lines
     if any(k.startswith(prefix) for k in line)
   }
@@ -95,8 +95,8 @@ def run_and_interrupt_after(steps, config, workdir, monkeypatch):
   original = loop.MetricLog.add
   seen = []
 
-  def interrupt(self, metrics):
-    original(self, metrics)
+  def interrupt(self, metrics, rows):
+    original(self, metrics, rows)
     seen.append(1)
     if len(seen) == steps:
       raise KeyboardInterrupt

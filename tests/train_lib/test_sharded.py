@@ -30,6 +30,7 @@ def losses(mesh, devices):
   config.augment.color_jitter.prob = 0.5
   config.augment.rand_augment.update({{'num_layers': 1, 'magnitude': 9.0}})
   config.trunk.update({{'dropout_rate': 0.1, 'stochastic_depth_rate': 0.2}})
+  config.trunk.update({{'temporal_num_layers': 2, 'scan_layers': True, 'remat': 'blocks'}})
   config.mesh.update(mesh)
   experiment = experiment_lib.parse(config)
   train = data.open_split(experiment, 'train')
