@@ -25,6 +25,7 @@ from datasets.dataset import VideoDataset
 from datasets.examples import Batch, Examples, eval_examples, too_many, train_examples
 from datasets.memory import Pool
 from datasets.parent import end_with_parent
+from datasets.patches import Patch, PatchExamples
 from errors import DataError
 
 _ENDLESS = 1 << 62
@@ -214,6 +215,7 @@ def train_batches(
   start_step: int = 0,
   places: Sequence[int] | None = None,
   color_jitter: ColorJitterConfig | None = None,
+  patch: Patch | None = None,
   max_bad_records: int = 0,
   loading: Loading = Loading(),
 ) -> Batches:
@@ -231,13 +233,14 @@ def train_batches(
     start_step: first step to make.
     places: of the global batch, ascending: the examples this host makes; None: all.
     color_jitter: colour distortion on the host, or None.
+    patch: (t, h, w) to cut clips into, `inputs` then uint8 [B,T/t,H/h,W/w,t*h*w*3]; None: frames.
     max_bad_records: records of this host's part that may turn out unreadable; the next one in the
       epoch's order takes the place of each.
     loading: threads, processes and prefetching.
 
   Raises:
-    ConfigError: a number out of range, a batch that does not divide among the processes, or a flip
-      that would make labels wrong.
+    ConfigError: a number out of range, a batch that does not divide among the processes, patches
+      that do not divide the clip, or a flip that would make labels wrong.
   """
   require(start_step >= 0, 'start_step', 'at least 0', start_step)
   examples = train_examples(
@@ -250,7 +253,7 @@ def train_batches(
     max_bad_records=max_bad_records,
   )
   return Batches(
-    examples,
+    examples if patch is None else PatchExamples(examples, patch),
     local_batch=batch_size if places is None else len(places),
     start_step=start_step,
     num_steps=None,
@@ -267,18 +270,20 @@ def eval_batches(
   temporal_views: int = 1,
   spatial_views: int = 1,
   places: Sequence[int] | None = None,
+  patch: Patch | None = None,
   max_bad_records: int = 0,
   loading: Loading = Loading(),
 ) -> Batches:
   """One pass over every example, in index order, without randomness.
 
-  As `train_batches`, but `inputs` is uint8 [B,V,T,H,W,3]: V = spatial_views * temporal_views,
+  As `train_batches`, but `inputs` is uint8 [B,V,T,H,W,3], or patches after the V axis: V = spatial_views * temporal_views,
   crop-major (view v is crop v // temporal_views at time v % temporal_views). All hosts make
   ceil(N / B) batches; padding has `batch_mask` 0, `row` -1 and zero inputs and labels. So has an
   example that cannot be read, but for its `row`, -2 - row: nothing takes its place.
 
   Raises:
-    ConfigError: a number out of range, or a batch that does not divide among the processes.
+    ConfigError: a number out of range, a batch that does not divide among the processes, or patches
+      that do not divide the clip.
   """
   examples = eval_examples(
     dataset,
@@ -289,7 +294,7 @@ def eval_batches(
     places=places,
   )
   return Batches(
-    examples,
+    examples if patch is None else PatchExamples(examples, patch),
     local_batch=batch_size if places is None else len(places),
     start_step=0,
     num_steps=-(-len(dataset) // batch_size),

@@ -113,6 +113,7 @@ def train_stream(
     start_step=start_step,
     places=host_places(program.mesh, experiment.batch_size).tolist(),
     color_jitter=color_jitter if color_jitter.active('host') else None,
+    patch=experiment.host_patch,
     max_bad_records=config.max_bad_records - len(dataset.defects),
     loading=_loading(experiment),
   )
@@ -132,6 +133,7 @@ def eval_stream(
     temporal_views=config.temporal_views,
     spatial_views=config.spatial_views,
     places=host_places(program.mesh, experiment.evaluation.batch_size).tolist(),
+    patch=experiment.host_patch,
     max_bad_records=config.max_bad_records - len(dataset.defects),
     loading=_loading(experiment),
   )
