@@ -38,6 +38,7 @@ def losses(sizes, devices):
   config.augment.color_jitter.prob = 0.5
   config.augment.random_erasing.prob = 0.5
   config.trunk.update({{'hidden_size': 8, 'mlp_dim': 8, 'dropout_rate': 0.1, 'stochastic_depth_rate': 0.2}})
+  config.trunk.update({{'temporal_num_layers': 2, 'scan_layers': True, 'remat': 'blocks'}})
   config.mesh.update(sizes)
   experiment, train, facts, mesh = parsed(config, devices)
   program = build_program(experiment, facts, mesh)
