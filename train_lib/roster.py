@@ -162,7 +162,8 @@ class _Keeper:
     self._wait_seconds = wait_seconds
     self._here: dict[int, tuple[socket.socket, Message]] = {}
     self._changed = threading.Condition()
-    self._complete = False
+    self._rejected: list[socket.socket] = []
+    self._over = False  # All have been told how the waiting ended.
     self._error: str | None = None
     _, port = place.target
     try:
@@ -179,10 +180,7 @@ class _Keeper:
 
   def _accept(self) -> None:
     while True:
-      try:
-        connection, _ = self._listener.accept()
-      except OSError:  # Closed: everybody is here, or they are awaited no longer.
-        return
+      connection, _ = self._listener.accept()
       connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
       threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
@@ -206,15 +204,18 @@ class _Keeper:
           f'Two processes are number {index}: on {other[1]["host"]} (pid {other[1]["pid"]}) and on '
           f'{hello["host"]} (pid {hello["pid"]}). Give each its own --process.'
         )
-      if self._error:
+      if self._error and self._over:
         _send(connection, {'error': self._error})
-        self._changed.notify_all()
-        return
-      self._here[index] = connection, hello
+      elif self._error:
+        self._rejected.append(connection)
+      else:
+        self._here[index] = connection, hello
       self._changed.notify_all()
+      if self._error:
+        return
     last = _receive(lines)
     with self._changed:
-      if not self._complete:
+      if not self._over:
         self._here.pop(index, None)  # Nobody relies on it yet: it may come again.
       elif last is None:
         self._tell({'stop': _gone(_name(hello))})
@@ -236,10 +237,9 @@ class _Keeper:
           reported = now
           self._tell({'waiting': self._missing('Waiting')})
         self._changed.wait(RETRY_SECONDS)
-      self._listener.close()
-      error = self._error or self._difference()
-      self._complete = error is None
-      self._tell({'error': error} if error else {'go': True})
+      self._error = self._error or self._difference()
+      self._over = True
+      self._tell({'error': self._error} if self._error else {'go': True})
 
   def _missing(self, begin: str) -> str:
     missing = [i for i in range(self._place.count) if i not in self._here]
@@ -264,7 +264,8 @@ class _Keeper:
     return None
 
   def _tell(self, message: Message) -> None:
-    for connection, _ in self._here.values():
+    """Tells all of them, and last process 0, with which the roster may end."""
+    for connection in [*self._rejected, *(self._here[i][0] for i in sorted(self._here)[::-1])]:
       _send(connection, message)
 
 
