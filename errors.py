@@ -32,6 +32,14 @@ class ShardingError(TubeletError):
   """An array or a batch cannot be laid out on the mesh as asked."""
 
 
+class DoesNotFitError(TubeletError):
+  """A program needs more memory than its devices have."""
+
+
+class ProcessError(TubeletError):
+  """The processes of a run on several hosts are not all there, or not alike."""
+
+
 class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
 

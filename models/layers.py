@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from errors import ConfigError, ShardingError
+from models.attention import dot_product_attention
+from models.layout import split_batch
 
 # The closed vocabulary of axis names; Flax replicates an unknown name silently, `partitioned` does not.
 LOGICAL_AXES = ('embed', 'mlp', 'heads', 'kv', 'tokens', 'patch', 'classes', 'layers')
@@ -59,41 +61,6 @@ def layer_norm(name: str, *, epsilon: float, dtype: Any) -> nn.LayerNorm:
     bias_init=partitioned(nn.initializers.zeros, 'embed'),
     name=name,
   )
-
-
-def dot_product_attention(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  *,
-  mask: jax.Array | None = None,
-  dropout_rate: float = 0.0,
-  deterministic: bool = True,
-  dropout_rng: jax.Array | None = None,
-) -> jax.Array:
-  """softmax(q k^T / sqrt(d)) v, the one attention that all modules go through (ViViT Eq. 7).
-
-  Args:
-    query: [..., Q, heads, D].
-    key: [..., K, heads, D].
-    value: [..., K, heads, D].
-    mask: bool, broadcastable to [..., heads, Q, K]; False positions are not attended.
-    dropout_rate: share of attention weights dropped, each independently, survivors rescaled.
-    deterministic: True switches dropout off.
-    dropout_rng: needed when dropout is on.
-
-  Returns:
-    [..., Q, heads, D] in the dtype of `value`; logits and softmax are float32.
-  """
-  query = query / query.shape[-1] ** 0.5  # The query is smaller than the logits.
-  logits = jnp.einsum('...qhd,...khd->...hqk', query, key, preferred_element_type=jnp.float32)
-  if mask is not None:
-    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-  weights = jax.nn.softmax(logits, axis=-1)
-  if dropout_rate > 0.0 and not deterministic:
-    kept = jax.random.bernoulli(dropout_rng, 1.0 - dropout_rate, weights.shape)  # type: ignore[arg-type]
-    weights = jnp.where(kept, weights / (1.0 - dropout_rate), 0.0)
-  return jnp.einsum('...hqk,...khd->...qhd', weights.astype(value.dtype), value)
 
 
 class MultiHeadAttention(nn.Module):
@@ -283,10 +250,10 @@ class Encoder(nn.Module):
 
     if self.remat:
       call = nn.remat(call)
-    x = PositionEmbedding(name='posembed_input')(inputs)
+    x = split_batch(PositionEmbedding(name='posembed_input')(inputs))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
     for i, rate in enumerate(stochastic_depth_rates(self.stochastic_depth_rate, self.num_layers)):
-      x = call(self.block(stochastic_depth_rate=rate, name=f'encoderblock_{i}'), x)
+      x = split_batch(call(self.block(stochastic_depth_rate=rate, name=f'encoderblock_{i}'), x))
     if self.final_norm:
       x = layer_norm('encoder_norm', epsilon=self.layer_norm_epsilon, dtype=self.dtype)(x)
     return x

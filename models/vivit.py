@@ -5,7 +5,7 @@ Parameter paths are Scenic's; its `output_projection` and `pre_logits` live in `
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import einops
@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from errors import ConfigError
 from models import layers
+from models.attention import KERNELS, dot_product_attention
 from models.features import Features
 
 _CHOICES = {
@@ -25,6 +26,7 @@ _CHOICES = {
     'factorised_self_attention',  # Model 3
     'factorised_dot_product',  # Model 4
   ),
+  'attention_kernel': KERNELS,
   'attention_order': ('space_time', 'time_space'),
   'pooling': ('token', 'mean'),
   'pooling_norm': ('before', 'after'),
@@ -63,24 +65,25 @@ def factorised_dot_product_attention(
   dropout_rate: float = 0.0,
   deterministic: bool = True,
   dropout_rng: jax.Array | None = None,
+  kernel: str = 'auto',
 ) -> jax.Array:
   """Model 4: the first half of the heads attends over time, the second over space (sec. 3.3).
 
-  Arguments and result as `layers.dot_product_attention` with N = num_frames * nh * nw; `mask` must
+  Arguments and result as `dot_product_attention` with N = num_frames * nh * nw; `mask` must
   be None.
   """
   if mask is not None:
     raise ValueError('Factorised dot-product attention has no one (N, N) attention map to mask.')
   heads = query.shape[-2] // 2
-  options = {'dropout_rate': dropout_rate, 'deterministic': deterministic}
+  options = {'dropout_rate': dropout_rate, 'deterministic': deterministic, 'kernel': kernel}
   rngs = (None, None) if dropout_rng is None else jax.random.split(dropout_rng)
   grids = [
     einops.rearrange(x, '... (t s) h d -> ... t s h d', t=num_frames) for x in (query, key, value)
   ]
-  over_time = layers.dot_product_attention(
+  over_time = dot_product_attention(
     *(x[..., :heads, :].swapaxes(-4, -3) for x in grids), dropout_rng=rngs[0], **options
   ).swapaxes(-4, -3)  # [B, T, S, H/2, D]
-  over_space = layers.dot_product_attention(
+  over_space = dot_product_attention(
     *(x[..., heads:, :] for x in grids), dropout_rng=rngs[1], **options
   )
   return jnp.concatenate([over_time, over_space], axis=-2).reshape(query.shape)
@@ -107,6 +110,7 @@ class FactorisedSelfAttentionBlock(nn.Module):
   stochastic_depth_rate: float = 0.0
   gelu: str = 'tanh'
   layer_norm_epsilon: float = 1e-6
+  attention: Callable[..., jax.Array] = dot_product_attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -128,6 +132,7 @@ class FactorisedSelfAttentionBlock(nn.Module):
     attention = layers.MultiHeadAttention(
       num_heads=self.num_heads,
       dropout_rate=self.attention_dropout_rate,
+      attention=self.attention,
       dtype=self.dtype,
       name=f'MultiHeadDotProductAttention_{axis}',
       **(self._temporal_init() if axis == 'time' else {}),
@@ -166,6 +171,7 @@ class ViViT(nn.Module):
     pooling: 'token' (class token) or 'mean'; Models 3 and 4 have no class token.
     temporal_num_layers: required by Model 2, otherwise None; 0 is the average-pooling baseline.
     temporal_num_heads, temporal_mlp_dim: of Model 2's temporal encoder; None = as the spatial one.
+    attention_kernel: 'auto', 'xla' or 'fused'; see `models.attention.dot_product_attention`.
     attention_order: of Model 3; 'space_time' is the paper's Eq. 4-6. DEVIATION: Scenic's default is
       'time_space'.
     temporal_attention_init: of Model 3's temporal attention. 'zeros' zeroes the output projection
@@ -194,6 +200,7 @@ class ViViT(nn.Module):
   temporal_num_layers: int | None = None
   temporal_num_heads: int | None = None
   temporal_mlp_dim: int | None = None
+  attention_kernel: str = 'auto'
   attention_order: str = 'space_time'
   temporal_attention_init: str = 'zeros'
   tokeniser: str = 'tubelet'
@@ -336,6 +343,7 @@ class ViViT(nn.Module):
       'attention_dropout_rate': self.attention_dropout_rate,
       'gelu': self.gelu,
       'layer_norm_epsilon': self.layer_norm_epsilon,
+      'attention': functools.partial(dot_product_attention, kernel=self.attention_kernel),
       'dtype': self.dtype,
     }
     if self.attention == 'factorised_self_attention':
@@ -348,7 +356,7 @@ class ViViT(nn.Module):
       )
     if self.attention == 'factorised_dot_product':
       common['attention'] = functools.partial(
-        factorised_dot_product_attention, num_frames=num_frames
+        factorised_dot_product_attention, num_frames=num_frames, kernel=self.attention_kernel
       )
     return functools.partial(layers.EncoderBlock, **common)
 
@@ -398,6 +406,10 @@ def _contradictions(trunk: ViViT) -> list[str]:
     "tokeniser='uniform_frames' and only then.": uniform != bool(trunk.num_sampled_frames),
     f"trunk.tubelet={tuple(trunk.tubelet)}: 'uniform_frames' has 2-D patches; set t = 1.": (
       uniform and trunk.tubelet[0] != 1
+    ),
+    "trunk.attention_kernel='fused' has no dropout of attention weights; set "
+    'trunk.attention_dropout_rate=0.0.': (
+      trunk.attention_kernel == 'fused' and trunk.attention_dropout_rate > 0.0
     ),
     "trunk.kernel_init_method='central_frame' needs tokeniser='tubelet'.": uniform and central,
   }

@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
@@ -13,8 +15,6 @@ _made_cache = _CACHE not in os.environ
 if _made_cache:
   os.environ[_CACHE] = tempfile.mkdtemp(prefix='tubelet-compiled-')
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
-
-import pytest
 
 
 def pytest_unconfigure():

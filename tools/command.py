@@ -11,10 +11,12 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from errors import ConfigError, TubeletError
+from train_lib import libtpu
 
 # Libraries that would print their own start-up notes between the lines of a run.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+libtpu.quiet_without_tpu()
 
 INTERRUPTED = 130
 

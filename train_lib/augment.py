@@ -114,10 +114,12 @@ def shift_hue(clip: jax.Array, delta: jax.Array | float) -> jax.Array:
   value = jnp.max(clip, axis=-1)
   chroma = value - jnp.min(clip, axis=-1)
   divisor = jnp.maximum(chroma, 1e-6)
-  sextant = jnp.where(  # [0, 6] around the circle, red at 0, green at 2, blue at 4
-    value == red,
+  # [0, 6] around the circle, red at 0, green at 2, blue at 4. Which channel is largest is not asked by
+  # `value == red`: the compiler may compute the two in different ways, and then none would be.
+  sextant = jnp.where(
+    red >= jnp.maximum(green, blue),
     (green - blue) / divisor,
-    jnp.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    jnp.where(green >= blue, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
   )
   sextant = sextant + 6 * delta
 

@@ -355,9 +355,14 @@ def describe(
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
     'evaluated': evaluated,
-    'versions': {name: importlib.metadata.version(name) for name in _VERSIONED},
+    'versions': versions(),
     'git_revision': git_revision(),
   }
+
+
+def versions() -> dict[str, str]:
+  """Versions of the packages that a run's numbers depend on."""
+  return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
 def git_revision() -> str:

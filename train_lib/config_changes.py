@@ -26,7 +26,7 @@ def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Chang
     (key, old value, new value) by dotted key, in alphabetical order, wherever they differ; the value
     is `ABSENT` where one lacks the key.
   """
-  before, after = _flat(old), _flat(new)
+  before, after = flat(old), flat(new)
   values = [
     (key, before.get(key, ABSENT), after.get(key, ABSENT))
     for key in sorted(before.keys() | after.keys())
@@ -39,9 +39,10 @@ def describe(changes: list[Change]) -> list[str]:
   return [f'{key}: {old!r} -> {new!r}' for key, old, new in changes]
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested mappings as one, keys joined by dots; an empty one stays as it is."""
+  leaves: dict[str, Any] = {}
   for key, value in tree.items():
     nested = isinstance(value, Mapping) and value
-    flat.update(_flat(value, f'{prefix}{key}.') if nested else {f'{prefix}{key}': value})
-  return flat
+    leaves.update(flat(value, f'{prefix}{key}.') if nested else {f'{prefix}{key}': value})
+  return leaves

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from errors import ConfigError, ShardingError
@@ -54,8 +55,10 @@ def make_mesh(config: MeshConfig, devices: Iterable[jax.Device] | None = None) -
       f'`mesh` {dict(zip(AXES, sizes))} holds {int(np.prod(sizes))} devices, but there are '
       f'{len(devices)}. Set one axis to -1 to take the rest.'
     )
-  axis_types = (jax.sharding.AxisType.Auto,) * len(AXES)
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+  # Neighbours on the mesh are neighbours on a TPU's torus. `jax.make_mesh` would refuse an axis that
+  # is a part of one of the torus, such as fsdp=8 on v6e:16x16 or v4:4x4x4.
+  grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
 def on_mesh(mesh: Mesh, function: F) -> F:

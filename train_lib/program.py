@@ -69,6 +69,27 @@ class Program:
 
     return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
 
+  def abstract_batch(self) -> Batch:
+    """A training batch as `to_device` places it, without its numbers."""
+    size, sharding = self.experiment.batch_size, mesh_lib.batch_sharding(self.mesh)
+
+    def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+
+    # One label a clip is a number, several are a multi-hot row.
+    label = {
+      name: array(jnp.int32)
+      if task.loss == 'softmax'
+      else array(jnp.float32, self.facts.num_classes(name))
+      for name, task in self.experiment.tasks.items()
+    }
+    return {
+      'inputs': array(jnp.uint8, *self.input_shape[1:]),
+      'label': label,
+      'batch_mask': array(jnp.float32),
+      'row': array(jnp.int32),
+    }
+
 
 def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
   """The trunk with one head per task, in the experiment's compute type."""

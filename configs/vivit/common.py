@@ -56,6 +56,7 @@ def trunk(
       **common.VIT_SIZES[size],
       'tubelet': (2, 16, 16),
       'attention': attention,
+      'attention_kernel': 'auto',
       'pooling': _POOLING[attention],
       'stochastic_depth_rate': stochastic_depth,
       'dropout_rate': 0.0,

@@ -34,14 +34,9 @@ def test_config_builds_and_traces_a_train_step(name, arg):
   experiment = parse(config)
   facts = data.facts_or_nominal(experiment)
   program = build_program(experiment, facts, make_mesh(experiment.mesh))
-  size = experiment.batch_size
-  batch = {
-    'inputs': jax.ShapeDtypeStruct(program.input_shape, jnp.uint8),
-    'label': {task: jax.ShapeDtypeStruct((size,), jnp.int32) for task in experiment.tasks},
-    'batch_mask': jax.ShapeDtypeStruct((size,), jnp.float32),
-    'row': jax.ShapeDtypeStruct((size,), jnp.int32),
-  }
-  state, metrics = jax.eval_shape(program.train_step, program.abstract_state, batch)
+  state, metrics = jax.eval_shape(
+    program.train_step, program.abstract_state, program.abstract_batch()
+  )
   assert jax.tree.map(lambda x: x.shape, state) == jax.tree.map(
     lambda x: x.shape, program.abstract_state
   )

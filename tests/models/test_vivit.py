@@ -294,6 +294,40 @@ def test_dropout_streams(variant):
 
 
 @pytest.mark.parametrize(
+  ('variant', 'calls'),
+  [
+    ('spacetime', 1),
+    ('factorised_encoder', 2),
+    ('factorised_self_attention', 2),
+    ('factorised_dot_product', 2),
+    ('average_pool', 1),
+  ],
+)
+def test_every_attention_gets_the_kernel_and_every_block_keeps_the_layout(variant, calls):
+  tpu = jax.sharding.AbstractDevice(device_kind='TPU v5 lite', num_cores=1, platform='tpu')
+  mesh = jax.sharding.AbstractMesh(
+    (2, 1, 1),
+    ('data', 'fsdp', 'tensor'),
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    abstract_device=tpu,
+  )
+  x = jnp.zeros((2, 4, 8, 8, 3))
+
+  def program(kernel):
+    trunk = tiny(variant, attention_kernel=kernel)
+    variables = init(trunk, x)
+    with jax.sharding.use_abstract_mesh(mesh):
+      return str(jax.make_jaxpr(functools.partial(trunk.apply, train=False))(variables, x))
+
+  fused = program('fused')
+  assert fused.count('pallas_call') == calls
+  assert program('xla').count('pallas_call') == 0
+  # After the position embedding and after the one block, in each encoder.
+  encoders = 2 if variant == 'factorised_encoder' else 1
+  assert fused.count('sharding_constraint') == 2 * encoders
+
+
+@pytest.mark.parametrize(
   ('variant', 'overrides', 'message'),
   [
     ('factorised_self_attention', {'pooling': 'token'}, 'no class token'),
@@ -305,6 +339,12 @@ def test_dropout_streams(variant):
     ('spacetime', {'pooling_norm': 'after'}, "pooling='mean'"),
     ('spacetime', {'tokeniser': 'uniform_frames'}, 'num_sampled_frames'),
     ('spacetime', {'tokeniser': 'uniform_frames', 'num_sampled_frames': 2}, 'set t = 1'),
+    ('spacetime', {'attention_kernel': 'flash'}, "'flash'"),
+    (
+      'spacetime',
+      {'attention_kernel': 'fused', 'attention_dropout_rate': 0.1},
+      'no dropout of attention weights',
+    ),
     ('spacetime', {'stochastic_depth_rate': 1.0}, r'\[0, 1\)'),
     ('spacetime', {'tubelet': (16, 16)}, r'\(t, h, w\)'),
   ],

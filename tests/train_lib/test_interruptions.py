@@ -115,28 +115,22 @@ def poisoned(config, rows, monkeypatch):
   return config
 
 
-def epoch_of(config):
-  """[(step, ids)] of the four steps of the first epoch."""
-  experiment = experiment_lib.parse(config)
-  train = data.open_split(experiment, 'train')
-  return train
-
-
 def test_a_loss_that_is_not_a_number_names_step_dataset_and_examples(
   tiny_config, tmp_path, monkeypatch
 ):
   config = poisoned(tiny_config, [7], monkeypatch)
   with pytest.raises(TrainingDivergedError) as caught:
     run.run('train', config, str(tmp_path))
-  key = epoch_of(config).key(7)
+  train = data.open_split(experiment_lib.parse(config), 'train')
   steps = {x['step']: x['examples'] for x in lines(tmp_path / 'examples.jsonl')}
   assert sorted(steps) == [1, 2, 3, 4]
-  assert sorted(sum(steps.values(), [])) == sorted(map(epoch_of(config).key, range(32)))
-  bad = next(step for step, ids in steps.items() if key in ids)
+  epoch = [name for ids in steps.values() for name in ids]
+  assert sorted(epoch) == sorted(map(train.key, range(32)))
+  bad = next(step for step, ids in steps.items() if train.key(7) in ids)
   message = str(caught.value)
   assert 'loss = nan' in message
   assert f'in steps 1 to 4, first at step {bad}: dataset' in message
-  assert "'demo'" in message and repr(key) in message
+  assert "'demo'" in message and repr(train.key(7)) in message
   first = lines(tmp_path / 'nonfinite.jsonl')[0]
   assert (first['step'], first['dataset'], first['examples']) == (bad, 'demo', steps[bad])
   assert first['values']['loss'] == 'NaN'

@@ -1,0 +1,160 @@
+"""Runs of two processes, as on two hosts."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import make_tiny_config
+
+from errors import ConfigError
+from train_lib import distributed, run
+from train_lib.metric_writers import read_scalars
+from train_lib.roster import Place
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+import sys
+sys.path.append({here!r})
+from conftest import make_tiny_config
+
+def get_config():
+  config = make_tiny_config({data!r})
+  config.mesh.update({{'data': 1, 'fsdp': 8}})
+  config.evaluation.batch_size = 24
+  return config
+"""
+
+
+def start(config: Path, workdir: Path, port: int, process: int, *arguments: str):
+  command = [sys.executable, 'main.py', f'--config={config}', f'--workdir={workdir}']
+  command += ['--platform=cpu', f'--coordinator=localhost:{port}', '--processes=2']
+  settings = {
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # Compiling is most of its time.
+  }
+  return subprocess.Popen(
+    [*command, f'--process={process}', *arguments],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env={**os.environ, **settings},
+  )
+
+
+def outputs(*processes, seconds=300):
+  """(exit code, stdout, stderr) of each; no process is left behind."""
+  try:
+    texts = [process.communicate(timeout=seconds) for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  return [(process.returncode, *text) for process, text in zip(processes, texts)]
+
+
+@pytest.fixture
+def config_file(tmp_path, demo_data_dir):
+  path = tmp_path / 'two.py'
+  path.write_text(CONFIG.format(here=str(Path(__file__).parent), data=str(demo_data_dir)))
+  return path
+
+
+@pytest.fixture
+def port():
+  with socket.socket() as probe:
+    probe.bind(('', 0))
+    return min(probe.getsockname()[1], 65534)
+
+
+def losses(workdir: Path):
+  rows = read_scalars(workdir / 'metrics.jsonl')
+  names = ('train/loss', 'eval/loss/motion', 'eval/top1/motion')
+  return [{'step': row['step'], **{n: row[n] for n in names if n in row}} for row in rows]
+
+
+def same(rows, expected):
+  # Sums over devices are in another order; Adam makes more of it.
+  assert rows == [pytest.approx(row, rel=2e-4) for row in expected]
+
+
+def test_two_processes_train_as_one(config_file, port, tmp_path, finished, demo_data_dir):
+  workdir, (alone, _) = tmp_path / 'two', finished
+  two = outputs(*[start(config_file, workdir, port, i) for i in range(2)])
+  assert [code for code, *_ in two] == [0, 0], two
+  assert 'Devices: 8 x cpu of 2 processes.' in two[0][1]
+  assert [line for line in two[1][1].splitlines() if not line.startswith('[Gloo]')] == []
+  same(losses(workdir), losses(alone))
+  results = 'eval/test/00000006'
+  assert sorted(p.name for p in (workdir / results).iterdir()) == sorted(
+    p.name for p in (alone / results).iterdir()
+  )
+  lines, expected = (
+    [json.loads(line) for line in (w / results / 'predictions.jsonl').read_text().splitlines()]
+    for w in (workdir, alone)
+  )
+  assert len(lines) == len(expected)
+  by_id = {line['id']: line['motion'] for line in lines}
+  for line in expected:
+    ours, theirs = by_id[line['id']], line['motion']
+    assert ours['label'] == theirs['label']
+    assert ours['top5'][0]['class'] == theirs['top5'][0]['class']
+
+  # One process, on one device, goes on from what the two have saved, split over all of them.
+  for step in (workdir / 'checkpoints').iterdir():
+    if int(step.name) > 3:
+      shutil.rmtree(step)
+  run.run('train', make_tiny_config(demo_data_dir), str(workdir))
+  same(losses(workdir), losses(alone))
+
+
+def test_a_missing_process_ends_the_command(config_file, port, tmp_path):
+  workdir = tmp_path / 'run'
+  ((code, _, errors),) = outputs(start(config_file, workdir, port, 0, '--wait_seconds=2'))
+  assert code == 1
+  assert f'ProcessError: Waited 2 s for 2 processes at localhost:{port}: here 0 (' in errors
+  assert 'missing 1. Run the same command there (with --process=1' in errors
+  assert 'Traceback' not in errors
+  assert not workdir.exists()
+
+
+def test_processes_that_differ_end(config_file, port, tmp_path):
+  first = start(config_file, tmp_path / 'run', port, 0)
+  second = start(config_file, tmp_path / 'other', port, 1)
+  for code, _, errors in outputs(first, second):
+    assert code == 1
+    assert 'ProcessError: Process 1 (' in errors
+    assert '--workdir is ' in errors
+
+
+def test_places_are_found_in_flags_before_the_cluster(monkeypatch):
+  slurm(monkeypatch, tasks=4)
+  assert distributed.find_place('host0:1234', 2, 1) == (Place('host0:1234', 2, 1), None)
+  assert distributed.find_place(None, 1, None) == (None, None)
+
+
+def test_flags_go_together():
+  with pytest.raises(ConfigError, match='--processes, --process is missing'):
+    distributed.find_place('host0:1234', None, None)
+
+
+def test_places_are_found_in_slurm(monkeypatch):
+  slurm(monkeypatch, tasks=4)
+  port = 77 + 65535 - 2**12 + 1
+  assert distributed.find_place(None, None, None) == (Place(f'node01:{port}', 4, 2), [1])
+
+
+def test_a_cluster_of_one_waits_for_nobody(monkeypatch):
+  assert distributed.find_place(None, None, None) == (None, None)
+  slurm(monkeypatch, tasks=1, task=0)
+  assert distributed.find_place(None, None, None) == (None, None)
+
+
+def slurm(monkeypatch, tasks, task=2):
+  variables = {'JOB_ID': 77, 'STEP_NODELIST': 'node[01-02]', 'NTASKS': tasks, 'PROCID': task}
+  for name, value in {**variables, 'LOCALID': 1}.items():
+    monkeypatch.setenv(f'SLURM_{name}', str(value))
