@@ -25,6 +25,7 @@ from datasets.dataset import VideoDataset
 from datasets.examples import Batch, Examples, eval_examples, too_many, train_examples
 from datasets.memory import Pool
 from datasets.parent import end_with_parent
+from datasets.patches import Patch, PatchExamples
 from errors import DataError
 
 _ENDLESS = 1 << 62
@@ -70,17 +71,8 @@ class Batches:
     loading: Loading,
     max_bad_records: int,
   ):
-    """Wraps `examples`; a step holds the next local_batch / per_group positions.
-
-    Raises:
-      ConfigError: an epoch's groups do not divide among the batches.
-    """
-    per_group = examples.per_group
-    divides = local_batch % per_group == 0
-    require(
-      divides, 'batch_size of each process', f'a multiple of {per_group} repeats', local_batch
-    )
-    self._positions = local_batch // per_group
+    """Wraps `examples`; a step holds the next local_batch / per_group positions."""
+    self._positions = local_batch // examples.per_group
     self._examples = examples
     self._max_bad_records = max_bad_records
     self.num_steps = num_steps
@@ -221,15 +213,15 @@ def train_batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  places: Sequence[int] | None = None,
   color_jitter: ColorJitterConfig | None = None,
+  patch: Patch | None = None,
   max_bad_records: int = 0,
   loading: Loading = Loading(),
 ) -> Batches:
   """Endless training batches; step s holds stream positions [s*B, (s+1)*B), epochs run on.
 
-  Each host gets its contiguous slice of B / process_count examples: `inputs` uint8 [B,T,H,W,3] RGB,
+  A host gets the examples at its `places` of the batch, b of them: `inputs` uint8 [B,T,H,W,3] RGB,
   `label` {task: int32 [B] or float32 [B,K]}, `batch_mask` float32 [B] of ones, `row` int64 [B]. With
   `clip.repeats` r, a position gives r clips of one video, and an epoch has r N clips.
 
@@ -239,16 +231,16 @@ def train_batches(
     batch_size: global batch size B in clips, over all processes.
     seed: non-negative; orders the epochs and draws the augmentation.
     start_step: first step to make.
-    process_index: this host.
-    process_count: number of hosts.
+    places: of the global batch, ascending: the examples this host makes; None: all.
     color_jitter: colour distortion on the host, or None.
+    patch: (t, h, w) to cut clips into, `inputs` then uint8 [B,T/t,H/h,W/w,t*h*w*3]; None: frames.
     max_bad_records: records of this host's part that may turn out unreadable; the next one in the
       epoch's order takes the place of each.
     loading: threads, processes and prefetching.
 
   Raises:
-    ConfigError: a number out of range, a batch that does not divide among the processes, or a flip
-      that would make labels wrong.
+    ConfigError: a number out of range, a batch that does not divide among the processes, patches
+      that do not divide the clip, or a flip that would make labels wrong.
   """
   require(start_step >= 0, 'start_step', 'at least 0', start_step)
   examples = train_examples(
@@ -256,14 +248,13 @@ def train_batches(
     clip,
     batch_size=batch_size,
     seed=seed,
-    process_index=process_index,
-    process_count=process_count,
+    places=places,
     color_jitter=color_jitter,
     max_bad_records=max_bad_records,
   )
   return Batches(
-    examples,
-    local_batch=batch_size // process_count,
+    examples if patch is None else PatchExamples(examples, patch),
+    local_batch=batch_size if places is None else len(places),
     start_step=start_step,
     num_steps=None,
     loading=loading,
@@ -278,20 +269,21 @@ def eval_batches(
   batch_size: int,
   temporal_views: int = 1,
   spatial_views: int = 1,
-  process_index: int = 0,
-  process_count: int = 1,
+  places: Sequence[int] | None = None,
+  patch: Patch | None = None,
   max_bad_records: int = 0,
   loading: Loading = Loading(),
 ) -> Batches:
   """One pass over every example, in index order, without randomness.
 
-  As `train_batches`, but `inputs` is uint8 [B,V,T,H,W,3]: V = spatial_views * temporal_views,
+  As `train_batches`, but `inputs` is uint8 [B,V,T,H,W,3], or patches after the V axis: V = spatial_views * temporal_views,
   crop-major (view v is crop v // temporal_views at time v % temporal_views). All hosts make
   ceil(N / B) batches; padding has `batch_mask` 0, `row` -1 and zero inputs and labels. So has an
   example that cannot be read, but for its `row`, -2 - row: nothing takes its place.
 
   Raises:
-    ConfigError: a number out of range, or a batch that does not divide among the processes.
+    ConfigError: a number out of range, a batch that does not divide among the processes, or patches
+      that do not divide the clip.
   """
   examples = eval_examples(
     dataset,
@@ -299,12 +291,11 @@ def eval_batches(
     batch_size=batch_size,
     temporal_views=temporal_views,
     spatial_views=spatial_views,
-    process_index=process_index,
-    process_count=process_count,
+    places=places,
   )
   return Batches(
-    examples,
-    local_batch=batch_size // process_count,
+    examples if patch is None else PatchExamples(examples, patch),
+    local_batch=batch_size if places is None else len(places),
     start_step=0,
     num_steps=-(-len(dataset) // batch_size),
     loading=loading,

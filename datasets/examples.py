@@ -68,13 +68,16 @@ def train_examples(
   *,
   batch_size: int,
   seed: int,
-  process_index: int = 0,
-  process_count: int = 1,
+  places: Sequence[int] | None = None,
   color_jitter: ColorJitterConfig | None = None,
   max_bad_records: int = 0,
 ) -> 'TrainExamples':
   """The examples of `datasets.batches.train_batches`, whose arguments and errors these are."""
-  local_batch = _local_batch(batch_size, process_index, process_count)
+  local = _places(batch_size, places)
+  groups = local[:: clip.repeats] // clip.repeats
+  together = np.array_equal(local, _places_of(groups, clip.repeats))
+  problem = f'a multiple of {clip.repeats} repeats that lie together'
+  require(together, 'batch_size of each process', problem, local.tolist())
   require(seed >= 0, 'seed', 'at least 0', seed)
   return TrainExamples(
     dataset=dataset,
@@ -82,9 +85,8 @@ def train_examples(
     color_jitter=color_jitter,
     swaps=flips_lib.label_permutations(dataset, clip),
     seed=seed,
-    local_groups=local_batch // clip.repeats,
-    process_index=process_index,
-    process_count=process_count,
+    groups=groups,
+    step_groups=batch_size // clip.repeats,
     max_bad_records=max_bad_records,
   )
 
@@ -107,16 +109,20 @@ class Drawn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TrainExamples:
-  """Position of this host's stream -> `clip.repeats` clips of one video."""
+  """Position of this host's stream -> `clip.repeats` clips of one video.
+
+  Attributes:
+    groups: which of each step's groups of repeats this host makes, ascending.
+    step_groups: number of groups in a step, over all hosts.
+  """
 
   dataset: VideoDataset
   clip: ClipConfig
   color_jitter: ColorJitterConfig | None
   swaps: Mapping[str, _Array]
   seed: int
-  local_groups: int
-  process_index: int
-  process_count: int
+  groups: _Array
+  step_groups: int
   max_bad_records: int
 
   @property
@@ -135,8 +141,8 @@ class TrainExamples:
 
   def draw(self, position: int, out: _Array | None = None) -> Drawn:
     """The clips at a position of this host's stream, their pixels in `out` or fresh memory."""
-    step, i = divmod(position, self.local_groups)
-    whole = self.local_groups * (step * self.process_count + self.process_index) + i
+    step, i = divmod(position, len(self.groups))
+    whole = step * self.step_groups + int(self.groups[i])
     epoch, rank = divmod(whole, len(self.dataset))
     order = _order(self.seed, epoch, len(self.dataset))
     skipped: list[tuple[int, str]] = []
@@ -182,33 +188,33 @@ def eval_examples(
   batch_size: int,
   temporal_views: int = 1,
   spatial_views: int = 1,
-  process_index: int = 0,
-  process_count: int = 1,
+  places: Sequence[int] | None = None,
 ) -> 'EvalExamples':
   """The examples of `datasets.batches.eval_batches`, whose arguments and errors these are."""
-  local_batch = _local_batch(batch_size, process_index, process_count)
   check_views(clip, temporal_views, spatial_views)
   return EvalExamples(
     dataset=dataset,
     clip=clip,
     temporal_views=temporal_views,
     spatial_views=spatial_views,
-    local_batch=local_batch,
-    first=process_index * local_batch,
+    places=_places(batch_size, places),
     batch_size=batch_size,
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalExamples:
-  """Position of this host's pass -> all views of one video."""
+  """Position of this host's pass -> all views of one video.
+
+  Attributes:
+    places: which of each batch's `batch_size` videos this host reads, ascending.
+  """
 
   dataset: VideoDataset
   clip: ClipConfig
   temporal_views: int
   spatial_views: int
-  local_batch: int
-  first: int
+  places: _Array
   batch_size: int
 
   @property
@@ -220,8 +226,8 @@ class EvalExamples:
     return (self.temporal_views * self.spatial_views, *self.clip.shape)
 
   def __call__(self, position: int, out: _Array) -> Sequence[Batch]:
-    step, i = divmod(position, self.local_batch)
-    row = step * self.batch_size + self.first + i
+    step, i = divmod(position, len(self.places))
+    row = step * self.batch_size + int(self.places[i])
     if row >= len(self.dataset):
       return [self._empty(PADDING_ROW, out)]
     try:
@@ -242,13 +248,21 @@ def unreadable_row(row: Any) -> Any:
   return -2 - row
 
 
-def _local_batch(batch_size: int, process_index: int, process_count: int) -> int:
-  require(process_count >= 1, 'process_count', 'at least 1', process_count)
-  in_range = 0 <= process_index < process_count
-  require(in_range, 'process_index', f'in [0, {process_count - 1}]', process_index)
-  divides = batch_size >= 1 and batch_size % process_count == 0
-  require(divides, 'batch_size', f'a positive multiple of {process_count} processes', batch_size)
-  return batch_size // process_count
+def _places(batch_size: int, places: Sequence[int] | None) -> _Array:
+  """Ascending places in a batch of `batch_size`, int64; all of them for None."""
+  require(batch_size >= 1, 'batch_size', 'at least 1', batch_size)
+  if places is None:
+    return np.arange(batch_size)
+  local = np.asarray(places, np.int64)
+  ascending = local.size > 0 and local[0] >= 0 and np.all(np.diff(local) > 0)
+  problem = f'ascending numbers below batch_size={batch_size}'
+  require(bool(ascending and local[-1] < batch_size), 'places', problem, list(places))
+  return local
+
+
+def _places_of(groups: _Array, repeats: int) -> _Array:
+  """The places of groups of `repeats` examples each."""
+  return (groups[:, None] * repeats + np.arange(repeats)).reshape(-1)
 
 
 @functools.lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ streams: one, called 'dropout'.
 from collections.abc import Callable
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -26,6 +27,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'tanh': lambda x: nn.gelu(x, approximate=True),
   'erf': lambda x: nn.gelu(x, approximate=False),
   'quick': lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+
+# Choices of `remat`, and what each keeps of a block for the backward pass besides its input: 'blocks'
+# the products with weights, which have no batch dimensions; 'full' nothing.
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+  'none': None,
+  'blocks': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
 }
 
 
@@ -156,17 +166,21 @@ class StochasticDepth(nn.Module):
   DEVIATION: survivors are rescaled by 1 / (1 - rate), so that the expectation equals evaluation;
   Scenic's ViViT keeps them as they are, and the network then sees larger branches in evaluation than
   it was trained with.
+
+  Attributes:
+    rate: in [0, 1); a traced float32 [] where layers are scanned.
   """
 
-  rate: float
+  rate: float | jax.Array
 
   @nn.compact
   def __call__(self, branch: jax.Array, *, train: bool) -> jax.Array:
-    if not train or self.rate == 0.0:
+    if not train or (not isinstance(self.rate, jax.Array) and self.rate == 0.0):
       return branch
     shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
     kept = jax.random.bernoulli(self.make_rng('dropout'), 1.0 - self.rate, shape)
-    return jnp.where(kept, branch / (1.0 - self.rate), jnp.zeros_like(branch))
+    survivors = (branch / (1.0 - self.rate)).astype(branch.dtype)
+    return jnp.where(kept, survivors, jnp.zeros_like(branch))
 
 
 def stochastic_depth_rates(rate: float, num_layers: int) -> list[float]:
@@ -189,7 +203,7 @@ class EncoderBlock(nn.Module):
   mlp_dim: int
   dropout_rate: float = 0.0
   attention_dropout_rate: float = 0.0
-  stochastic_depth_rate: float = 0.0
+  stochastic_depth_rate: float | jax.Array = 0.0
   gelu: str = 'tanh'
   layer_norm_epsilon: float = 1e-6
   attention: Callable[..., jax.Array] = dot_product_attention
@@ -215,6 +229,39 @@ class EncoderBlock(nn.Module):
     return x + StochasticDepth(self.stochastic_depth_rate, name='drop_1')(y, train=train)
 
 
+def cut_patches(video: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
+  """[B, T, H, W, 3] -> [B, nt, nh, nw, t*h*w*3]; each axis is a multiple of the patch's."""
+  t, h, w = patch
+  return einops.rearrange(video, 'b (nt t) (nh h) (nw w) c -> b nt nh nw (t h w c)', t=t, h=h, w=w)
+
+
+class PatchEmbedding(nn.Module):
+  """Projects patches [..., t*h*w*3] to [..., C], in the order in which `kernel` holds them.
+
+  This is the strided convolution whose parameters it has, `kernel` (*patch, 3, C) and `bias` (C,),
+  as one matrix product: three input channels leave the matrix units of a TPU almost idle.
+
+  Attributes:
+    features: C.
+    patch: (t, h, w), or (h, w) of a frame.
+    kernel_init: of the kernel as it is stored.
+  """
+
+  features: int
+  patch: tuple[int, ...]
+  kernel_init: Initializer = nn.initializers.lecun_normal()
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, patches: jax.Array) -> jax.Array:
+    axes = (None,) * (len(self.patch) - 2) + ('patch', None, None, 'embed')
+    kernel_init = partitioned(self.kernel_init, *axes)
+    kernel = self.param('kernel', kernel_init, (*self.patch, 3, self.features))
+    bias = self.param('bias', partitioned(nn.initializers.zeros, 'embed'), (self.features,))
+    kernel = kernel.astype(self.dtype).reshape(-1, self.features)
+    return patches.astype(self.dtype) @ kernel + bias.astype(self.dtype)
+
+
 class PositionEmbedding(nn.Module):
   """Adds one learned table (1, N, C) to [..., N, C]."""
 
@@ -231,7 +278,11 @@ class Encoder(nn.Module):
   Attributes:
     block: `functools.partial` of a block class; called with `stochastic_depth_rate` and `name`.
     final_norm: False leaves `encoder_norm` out.
-    remat: recompute each block in the backward pass instead of keeping its activations.
+    remat: 'none'; 'blocks' recomputes in the backward pass what is cheap, such as norms and
+      activations, and the attention weights; 'full' recomputes whole blocks. See `REMAT_POLICIES`.
+    scan_layers: compile one block and loop over the layers. Parameters are the same, one subtree a
+      layer: they are stacked in the program. Random numbers differ from those of the unrolled
+      encoder, and what blocks sow or write besides parameters is lost.
   """
 
   num_layers: int
@@ -240,23 +291,53 @@ class Encoder(nn.Module):
   stochastic_depth_rate: float = 0.0
   layer_norm_epsilon: float = 1e-6
   final_norm: bool = True
-  remat: bool = False
+  remat: str = 'none'
+  scan_layers: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool) -> jax.Array:
-    def call(block: nn.Module, x: jax.Array) -> jax.Array:
-      return block(x, mask=mask, train=train)
-
-    if self.remat:
-      call = nn.remat(call)
     x = split_batch(PositionEmbedding(name='posembed_input')(inputs))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
-    for i, rate in enumerate(stochastic_depth_rates(self.stochastic_depth_rate, self.num_layers)):
-      x = split_batch(call(self.block(stochastic_depth_rate=rate, name=f'encoderblock_{i}'), x))
+    scan = self.scan_layers and self.num_layers > 1 and not self.is_initializing()
+    x = (self._scan if scan else self._unroll)(x, mask, train)
     if self.final_norm:
       x = layer_norm('encoder_norm', epsilon=self.layer_norm_epsilon, dtype=self.dtype)(x)
     return x
+
+  def _unroll(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    def call(block: nn.Module, x: jax.Array) -> jax.Array:
+      return block(x, mask=mask, train=train)
+
+    if self.remat != 'none':
+      call = nn.remat(call, policy=REMAT_POLICIES[self.remat])
+    for name, rate in zip(self._names(), self._rates()):
+      x = split_batch(call(self.block(stochastic_depth_rate=rate, name=name), x))
+    return x
+
+  def _scan(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    def call(x: jax.Array, layer: Any) -> tuple[Any, None]:
+      params, rate, key = layer
+      block = self.block(stochastic_depth_rate=0.0 if rate is None else rate, parent=None)
+      rngs = {} if key is None else {'dropout': key}
+      out: Any = block.apply({'params': params}, x, mask=mask, train=train, rngs=rngs)
+      return split_batch(out), None
+
+    if self.remat != 'none':
+      # A loop's body is compiled once: there is no common subexpression to protect it from.
+      call = jax.checkpoint(call, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+    params = [nn.meta.unbox(self.get_variable('params', name)) for name in self._names()]
+    rates = jnp.asarray(self._rates()) if self.stochastic_depth_rate else None
+    dropping = train and self.has_rng('dropout')
+    keys = jax.random.split(self.make_rng('dropout'), self.num_layers) if dropping else None
+    stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *params)
+    return jax.lax.scan(call, x, (stacked, rates, keys))[0]
+
+  def _names(self) -> list[str]:
+    return [f'encoderblock_{i}' for i in range(self.num_layers)]
+
+  def _rates(self) -> list[float]:
+    return stochastic_depth_rates(self.stochastic_depth_rate, self.num_layers)
 
 
 def prepend_class_token(module: nn.Module, name: str, tokens: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ _CHOICES = {
   'kernel_init_method': ('lecun_normal', 'central_frame'),
   'temporal_attention_init': ('zeros', 'zeros_all', 'default'),
   'gelu': tuple(layers.ACTIVATIONS),
+  'remat': tuple(layers.REMAT_POLICIES),
 }
 
 
@@ -107,7 +108,7 @@ class FactorisedSelfAttentionBlock(nn.Module):
   temporal_attention_init: str
   dropout_rate: float = 0.0
   attention_dropout_rate: float = 0.0
-  stochastic_depth_rate: float = 0.0
+  stochastic_depth_rate: float | jax.Array = 0.0
   gelu: str = 'tanh'
   layer_norm_epsilon: float = 1e-6
   attention: Callable[..., jax.Array] = dot_product_attention
@@ -186,7 +187,7 @@ class ViViT(nn.Module):
       'central_frame'.
     stochastic_depth_rate: of the last layer; grows linearly with depth, in each encoder.
     gelu, layer_norm_epsilon: 'tanh' and 1e-6 as in Scenic; other checkpoints need 'erf' or 1e-12.
-    remat: recompute blocks in the backward pass.
+    remat, scan_layers: see `layers.Encoder`; of every encoder. They change memory and compile time.
     dtype: compute dtype; parameters are float32.
   """
 
@@ -212,7 +213,8 @@ class ViViT(nn.Module):
   stochastic_depth_rate: float = 0.0
   gelu: str = 'tanh'
   layer_norm_epsilon: float = 1e-6
-  remat: bool = False
+  remat: str = 'none'
+  scan_layers: bool = False
   dtype: Any = jnp.float32
 
   def __post_init__(self) -> None:
@@ -223,8 +225,10 @@ class ViViT(nn.Module):
   def __call__(self, video: jax.Array, *, train: bool) -> Features:
     """Turns video [B, T, H, W, 3], floats zero-centred in [-1, 1], into `Features`.
 
+    The video may come as its tubelets, [B, nt, nh, nw, t*h*w*3].
+
     Raises:
-      ConfigError: T, H or W is not divisible by the tubelet.
+      ConfigError: T, H or W is not divisible by the tubelet, or `uniform_frames` was given tubelets.
     """
     grid = self.grid(video.shape)
     tokens = self._tokenise(video.astype(self.dtype))  # [B, nt, nh, nw, C]
@@ -236,11 +240,16 @@ class ViViT(nn.Module):
     return Features(tokens=tokens, pooled=pooled, grid=grid)
 
   def grid(self, input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """(nt, nh, nw) tokens for a video of shape [..., T, H, W, 3].
+    """(nt, nh, nw) tokens for a video of shape [..., T, H, W, 3] or [..., nt, nh, nw, t*h*w*3].
 
     Raises:
-      ConfigError: a size is not divisible by the tubelet. DEVIATION: Scenic cuts the rest off.
+      ConfigError: a size is not divisible by the tubelet (DEVIATION: Scenic cuts the rest off), or
+        `uniform_frames` was given tubelets.
     """
+    if input_shape[-1] != 3:
+      if self.tokeniser == 'uniform_frames':
+        raise ConfigError("trunk.tokeniser='uniform_frames' takes frames: unset `host_patches`.")
+      return tuple(input_shape[-4:-1])
     frames, height, width = input_shape[-4:-1]
     if self.tokeniser == 'uniform_frames':
       frames = min(frames, self.num_sampled_frames)
@@ -267,22 +276,19 @@ class ViViT(nn.Module):
     return [('Transformer/space', frames, space), ('Transformer/time', space, frames)]
 
   def _tokenise(self, video: jax.Array) -> jax.Array:
-    """One strided convolution, [B, T, H, W, 3] -> [B, nt, nh, nw, C]."""
+    """[B, T, H, W, 3], or patches of it, to tokens [B, nt, nh, nw, C]."""
     tubelet = tuple(self.tubelet)
     if self.tokeniser == 'uniform_frames':
       video = video[:, uniform_frame_indices(video.shape[1], self.num_sampled_frames)]
-      tubelet = tubelet[1:]
     init = nn.initializers.lecun_normal()
     if self.kernel_init_method == 'central_frame':
       init = central_frame_init
-    axes = (None,) * (len(tubelet) - 2) + ('patch', None, None, 'embed')
-    return nn.Conv(
-      self.hidden_size,
-      kernel_size=tubelet,
-      strides=tubelet,
-      padding='VALID',
-      kernel_init=layers.partitioned(init, *axes),
-      bias_init=layers.partitioned(nn.initializers.zeros, 'embed'),
+    if video.shape[-1] == 3:
+      video = layers.cut_patches(video, tubelet)
+    return layers.PatchEmbedding(
+      features=self.hidden_size,
+      patch=tubelet[1:] if self.tokeniser == 'uniform_frames' else tubelet,
+      kernel_init=init,
       dtype=self.dtype,
       name='embedding',
     )(video)
@@ -323,6 +329,7 @@ class ViViT(nn.Module):
       layer_norm_epsilon=self.layer_norm_epsilon,
       final_norm=self.pooling_norm == 'before',
       remat=self.remat,
+      scan_layers=self.scan_layers,
       dtype=self.dtype,
       name=name,
     )(tokens, train=train)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from datasets.color import LUMA, ColorJitterConfig
 from train_lib.randaugment import RandAugmentConfig, apply_policy
@@ -57,10 +58,13 @@ def normalize(
   """Returns (inputs / 255 - mean) / std in float32.
 
   mean, std: scalars or one per channel, in units of the range [0, 1].
-  inputs: [..., 3] uint8 or float in [0, 255]. mean 0.5 and std 0.5 give ViViT's [-1, 1].
+  inputs: [..., 3], or patches [..., t*h*w*3], uint8 or float in [0, 255]. mean 0.5 and std 0.5 give
+    ViViT's [-1, 1].
   """
   scaled = inputs.astype(jnp.float32) / 255
-  return (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+  # `np.resize` repeats the channels over the pixels of a patch.
+  shift, scale = (np.resize(np.asarray(x, np.float32), inputs.shape[-1:]) for x in (mean, std))
+  return (scaled - shift) / scale
 
 
 # --- Colour jitter ---

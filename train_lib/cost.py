@@ -30,8 +30,12 @@ class Cost:
 
 
 def cost_of(experiment: Experiment, facts: DataFacts) -> Cost:
-  """Cost of an experiment's model, counted in float32 so that casts are not counted as work."""
-  experiment = dataclasses.replace(experiment, compute_dtype='float32')
+  """Cost of an experiment's model on frames, in float32 so that casts are not counted as work."""
+  experiment = dataclasses.replace(experiment, compute_dtype='float32', host_patches=False)
+  if experiment.trunk.accepts('scan_layers'):  # The body of a loop would be counted once.
+    arguments = {**experiment.trunk.arguments, 'scan_layers': False}
+    trunk = dataclasses.replace(experiment.trunk, arguments=arguments)
+    experiment = dataclasses.replace(experiment, trunk=trunk)
   model = build_model(experiment, facts)
   shape = input_shape(experiment, 1)
   video = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -16,7 +16,7 @@ from datasets.sources import open_dataset
 from errors import ConfigError, DataError
 from train_lib import preprocessing
 from train_lib.experiment import DataFacts, Experiment
-from train_lib.mesh import host_slice
+from train_lib.mesh import host_places
 from train_lib.program import Batch, Program
 
 # Batches placed on the device ahead of the step that uses them.
@@ -104,7 +104,6 @@ def train_stream(
   """Training batches on the device from `start_step` on, without end."""
   experiment = program.experiment
   config = experiment.dataset[1]
-  index, count = host_slice(program.mesh, experiment.batch_size)
   color_jitter = experiment.augment.color_jitter
   batches = batches_lib.train_batches(
     dataset,
@@ -112,9 +111,9 @@ def train_stream(
     batch_size=experiment.batch_size,
     seed=experiment.seed,
     start_step=start_step,
-    process_index=index,
-    process_count=count,
+    places=host_places(program.mesh, experiment.batch_size).tolist(),
     color_jitter=color_jitter if color_jitter.active('host') else None,
+    patch=experiment.host_patch,
     max_bad_records=config.max_bad_records - len(dataset.defects),
     loading=_loading(experiment),
   )
@@ -127,15 +126,14 @@ def eval_stream(
   """(host batch, device batch) pairs that hold every example exactly once."""
   experiment = program.experiment
   name, config = experiment.dataset
-  index, count = host_slice(program.mesh, experiment.evaluation.batch_size)
   batches = batches_lib.eval_batches(
     dataset,
     preprocessing.of(experiment)[name].clip,
     batch_size=experiment.evaluation.batch_size,
     temporal_views=config.temporal_views,
     spatial_views=config.spatial_views,
-    process_index=index,
-    process_count=count,
+    places=host_places(program.mesh, experiment.evaluation.batch_size).tolist(),
+    patch=experiment.host_patch,
     max_bad_records=config.max_bad_records - len(dataset.defects),
     loading=_loading(experiment),
   )

@@ -11,9 +11,9 @@ from typing import Any, Self
 import jax
 from jax._src import clusters
 
-from errors import ConfigError, TubeletError
+from errors import ConfigError, PreemptedError, TubeletError
 from train_lib import checkpoint, config_changes, roster
-from train_lib.roster import Place
+from train_lib.roster import Place, Stop
 
 # After so long without a sign of a process JAX ends the others (SIGABRT, exit code 134). Only where
 # a host vanishes without closing its connections; otherwise the roster ends them before.
@@ -82,7 +82,8 @@ class Joined:
   """A context in which this process is one of several; it comes before any device is used.
 
   Whatever ends one process ends the others within `roster.GRACE_SECONDS`, each saying which and why,
-  with exit code 1. A context that is left by `SystemExit` counts as an orderly end.
+  with the exit code of its error, or 75 when it was killed. `PreemptedError`, which all of them raise
+  at one step, and `SystemExit` count as an orderly end.
 
   Args:
     place: of this process.
@@ -123,14 +124,14 @@ class Joined:
     error: BaseException | None,
     trace: TracebackType | None,
   ) -> None:
-    if error is None or isinstance(error, SystemExit):
-      self._member.leave()
+    if error is None or isinstance(error, SystemExit | PreemptedError):
+      self._member.leave()  # All of them end here.
       return
-    message = f'{type(error).__name__}: {error}'
-    if not isinstance(error, TubeletError):
+    stop = Stop(f'{type(error).__name__}: {error}', getattr(error, 'exit_code', 1))
+    if not isinstance(error, TubeletError | KeyboardInterrupt):
       others = self._member.heard(HEARSAY_SECONDS)
       if others:  # Why a collective failed here is told there.
         roster.end(others)
       traceback.print_exception(error)
-    self._member.leave(message)
-    roster.end(f'{self._me} stopped: {message}')
+    self._member.leave(stop)
+    roster.end(stop._replace(reason=f'{self._me} stopped: {stop.reason}'))

@@ -198,6 +198,8 @@ class Experiment:
       0 is off. The average starts at the initial parameters: with 0.999, runs of a few thousand
       steps still remember them.
     log_every: Interval of progress lines and metric writes.
+    host_patches: Whether batches come from the hosts cut into the trunk's tubelets, so that a TPU
+      need not rearrange frames. Augmentation that needs frames must then be off, or on the host.
     log_examples: Whether to list the examples of every step in `examples.jsonl`.
     max_skipped_steps: Updates that may be left out because a loss or norm was not finite; one more
       stops the run. 0: the first one does.
@@ -224,6 +226,7 @@ class Experiment:
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   grad_accumulation: int = 1
   ema_decay: float = 0.0
+  host_patches: bool = False
   loader_threads: int = 4
   loader_processes: int = 0
   log_examples: bool = False
@@ -247,6 +250,8 @@ class Experiment:
         'mixtures are not implemented yet.'
       )
     self._check_tasks()
+    if self.host_patches:
+      self._check_host_patches()
 
   def _check_tasks(self) -> None:
     if not self.tasks:
@@ -272,6 +277,30 @@ class Experiment:
             f'`evaluation.joint_tasks.{metric}` names {name!r}, which is not a softmax task; '
             f'`tasks` has {sorted(self.tasks)}.'
           )
+
+  def _check_host_patches(self) -> None:
+    if 'tubelet' not in self.trunk.arguments:
+      raise ConfigError(
+        f'`host_patches`: {self.trunk.name} has no `trunk.tubelet` to cut: unset it.'
+      )
+    augment = self.augment
+    needs_frames = {
+      "color_jitter (where='host' will do)": augment.color_jitter.active('device'),
+      'rand_augment': augment.rand_augment.num_layers > 0,
+      'random_erasing': augment.random_erasing.prob > 0,
+      'mix.cutmix_alpha': augment.mix.cutmix_alpha > 0,
+    }
+    on = [f'augment.{name}' for name, active in needs_frames.items() if active]
+    if on:
+      raise ConfigError(
+        f'`host_patches` is set, but {", ".join(on)} needs whole frames on the device. Switch it off, '
+        'or unset `host_patches`.'
+      )
+
+  @property
+  def host_patch(self) -> tuple[int, int, int] | None:
+    """(t, h, w) of the patches that hosts make; None where batches hold frames."""
+    return self.trunk.arguments['tubelet'] if self.host_patches else None
 
   @property
   def eval_metrics(self) -> list[str]:

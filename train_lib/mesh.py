@@ -85,28 +85,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def host_slice(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-  """Which part of a global batch this process reads.
+def host_places(mesh: Mesh, batch_size: int) -> np.ndarray[Any, Any]:
+  """Which places of a global batch this process reads: those its devices hold, ascending.
 
-  Processes that differ only in `tensor` hold the same examples, so the parts follow from the mesh,
-  not from the process index.
-
-  Returns:
-    (index, count): part `index` of `count` equal, contiguous ones.
-
-  Raises:
-    ShardingError: This process's devices hold examples that do not lie together.
+  Processes that differ only in `tensor` hold the same; on a pod slice, whose mesh follows the torus
+  and not the hosts, the places of one need not lie together.
   """
   indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
-  spans = sorted({(s[0].start or 0, s[0].stop or batch_size) for s in indices if s})
-  local = sum(stop - start for start, stop in spans)
-  first, last = spans[0][0], spans[-1][1]
-  if last - first != local or first % local or batch_size % local:
-    raise ShardingError(
-      f'Process {jax.process_index()} would need the examples {spans} of a batch of {batch_size}: '
-      'lay out `mesh` so that each process holds one contiguous part.'
-    )
-  return first // local, batch_size // local
+  held = [np.arange(batch_size)[index] for index in indices if index is not None]
+  return np.unique(np.concatenate(held))
 
 
 def check_batch(mesh: Mesh, batch_size: int, path: str) -> None:

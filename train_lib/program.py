@@ -16,6 +16,7 @@ import optax
 from flax.core import FrozenDict
 from jax.sharding import Mesh, NamedSharding
 
+from datasets.patches import patch_shape
 from models.video_model import VideoModel
 from train_lib import losses
 from train_lib import mesh as mesh_lib
@@ -43,7 +44,7 @@ class Program:
     train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
     eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities'}`.
     abstract_state: Shapes and types of the state, with shardings.
-    input_shape: [B, T, H, W, 3] of a training batch.
+    input_shape: [B, T, H, W, 3] of a training batch, or of its patches, see `input_shape`.
   """
 
   experiment: Experiment
@@ -60,12 +61,17 @@ class Program:
   def to_device(self, batch: Batch) -> Batch:
     """Places this host's part of a batch; examples are split over the mesh's batch axes."""
     sharding = mesh_lib.batch_sharding(self.mesh)
-    local = len(batch['row'])
-    # Every process holds an equal part, so `count` is the same whatever the batch's size.
-    _, count = mesh_lib.host_slice(self.mesh, self.mesh.size * local)
+    # Every process holds an equal share, whatever the batch's size.
+    shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    size = len(batch['row']) * shards // len(mesh_lib.host_places(self.mesh, shards))
+    places = mesh_lib.host_places(self.mesh, size)
 
     def place(x: np.ndarray) -> jax.Array:
-      return jax.make_array_from_process_local_data(sharding, x, (count * local, *x.shape[1:]))
+      def part(index: Any) -> np.ndarray:
+        first = int(np.searchsorted(places, index[0].start or 0))
+        return x[first : first + size // shards]
+
+      return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
 
     return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
 
@@ -102,9 +108,14 @@ def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
 
 
 def input_shape(experiment: Experiment, batch_size: int) -> tuple[int, ...]:
-  """[B, T, H, W, 3] of a batch of clips."""
-  clip = experiment.dataset[1].clip
-  return (batch_size, clip.frames, clip.crop, clip.crop, 3)
+  """[B, T, H, W, 3] of a batch of clips, with `host_patches` [B, T/t, H/h, W/w, t*h*w*3].
+
+  Raises:
+    ConfigError: The patches do not divide the clip.
+  """
+  shape = (batch_size, *experiment.dataset[1].clip.shape)
+  patch = experiment.host_patch
+  return shape if patch is None else patch_shape(shape, patch)
 
 
 def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Program:
@@ -262,12 +273,12 @@ def prepare(
   Args:
     experiment: seed, augmentation and normalisation.
     facts: classes of every task.
-    batch: a training batch or a part of one; inputs [B, T, H, W, 3] uint8; besides, `position`,
-      [B] int places in the global batch.
+    batch: a training batch or a part of one; inputs uint8 as `input_shape` says; besides,
+      `position`, [B] int places in the global batch.
     step: of the training.
 
   Returns:
-    Video [B, T, H, W, 3] float32 and task -> [B, K] float32.
+    Video of the inputs' shape, float32, and task -> [B, K] float32.
   """
   config, position = experiment.augment, batch['position']
 

@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from errors import ConfigError, ProcessError
+from errors import ConfigError, PreemptedError, ProcessError
 
 # JAX uses the port after it.
 MAX_PORT = 65534
@@ -25,6 +25,13 @@ REPORT_SECONDS = 10.0
 GRACE_SECONDS = 10.0
 
 Message = dict[str, Any]
+
+
+class Stop(NamedTuple):
+  """Why a process stops before its end, and what all of them exit with."""
+
+  reason: str
+  code: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,37 +121,37 @@ class Member:
   def __init__(self, connection: socket.socket, lines: IO[str]):
     self._connection = connection
     self._lines = lines
-    self._stopped: str | None = None
+    self._stop: Stop | None = None
     self._heard = threading.Event()
     threading.Thread(target=self._watch, name='roster', daemon=True).start()
 
   def _watch(self) -> None:
     """Ends this process, blocked as it may be in a collective, when another one stopped."""
-    message = _receive(self._lines) or {'stopped': 'Process 0 is gone: it was killed, or its host.'}
+    message = _receive(self._lines) or {'stop': _gone('Process 0')}
     if 'closed' in message:
       return
-    self._stopped = message['stopped']
+    self._stop = Stop(*message['stop'])
     self._heard.set()
     time.sleep(GRACE_SECONDS)
-    end(self._stopped)
+    end(self._stop)
 
-  def heard(self, wait_seconds: float) -> str | None:
+  def heard(self, wait_seconds: float) -> Stop | None:
     """Which process stopped and why, if that is heard within `wait_seconds`."""
     self._heard.wait(wait_seconds)
-    return self._stopped
+    return self._stop
 
-  def leave(self, error: str | None = None) -> None:
+  def leave(self, stop: Stop | None = None) -> None:
     """Tells the others that this process is done, or why it stops before its end."""
-    _send(self._connection, {'left': error})
-    if error:
+    _send(self._connection, {'left': stop})
+    if stop:
       self.heard(RETRY_SECONDS * 10)  # Until the others have been told: process 0 tells them.
 
 
-def end(message: str, code: int = 1) -> None:
+def end(stop: Stop) -> None:
   """Ends the process at once, without JAX's wait for the others at exit."""
-  print(message, file=sys.stderr, flush=True)
+  print(stop.reason, file=sys.stderr, flush=True)
   sys.stdout.flush()
-  os._exit(code)
+  os._exit(stop.code)
 
 
 class _Keeper:
@@ -210,9 +217,10 @@ class _Keeper:
       if not self._complete:
         self._here.pop(index, None)  # Nobody relies on it yet: it may come again.
       elif last is None:
-        self._tell({'stopped': f'{_name(hello)} is gone: it was killed, or its host.'})
+        self._tell({'stop': _gone(_name(hello))})
       elif last['left']:
-        self._tell({'stopped': f'{_name(hello)} stopped: {last["left"]}'})
+        reason, code = last['left']
+        self._tell({'stop': Stop(f'{_name(hello)} stopped: {reason}', code)})
       elif index == 0:
         self._tell({'closed': True})  # The roster ends with process 0.
 
@@ -264,6 +272,11 @@ def _listen(port: int) -> socket.socket:
   if socket.has_dualstack_ipv6():
     return socket.create_server(('', port), family=socket.AF_INET6, dualstack_ipv6=True)
   return socket.create_server(('', port))
+
+
+def _gone(name: str) -> Stop:
+  reason = f'{name} is gone: it was killed, or its host. Start all again to go on.'
+  return Stop(reason, PreemptedError.exit_code)
 
 
 def _name(hello: Message) -> str:

@@ -50,6 +50,9 @@ def trunk(
   """
   if attention not in _POOLING:
     raise ValueError(f'Unknown attention {attention!r}; known: {sorted(_POOLING)}.')
+  # With 24 and 32 layers a program of one block compiles several times faster, and what the backward
+  # pass would keep of every layer is more than a chip has (32 GiB of a clip in ViViT-L Model 1).
+  large = size in ('L', 'H')
   config = ConfigDict(
     {
       'name': 'models.vivit:ViViT',
@@ -66,7 +69,8 @@ def trunk(
       'kernel_init_method': 'lecun_normal',
       'gelu': 'tanh',
       'layer_norm_epsilon': 1e-6,
-      'remat': False,
+      'remat': 'full' if large else 'none',
+      'scan_layers': large,
     }
   )
   if attention == 'factorised_encoder':
@@ -118,6 +122,7 @@ def experiment(
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   config.grad_accumulation = 1
   config.ema_decay = 0.0
+  config.host_patches = False
   config.loader_threads = 16
   config.loader_processes = 0
   config.log_examples = False

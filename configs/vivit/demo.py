@@ -60,6 +60,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   config.grad_accumulation = 1
   config.ema_decay = 0.0
+  config.host_patches = False
   config.loader_threads = 2
   config.loader_processes = 0
   config.log_examples = False

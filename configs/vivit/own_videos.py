@@ -52,6 +52,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
   config.grad_accumulation = 1
   config.ema_decay = 0.0
+  config.host_patches = False
   config.loader_threads = 4
   config.loader_processes = 0
   return config

@@ -189,15 +189,17 @@ def concatenated(batches):
 def test_hosts_share_the_batch(train, held_out):
   one = train_batches(train, AUGMENTED, batch_size=6, seed=0)
   hosts = [
-    train_batches(train, AUGMENTED, batch_size=6, seed=0, process_index=i, process_count=2)
-    for i in range(2)
+    train_batches(train, AUGMENTED, batch_size=6, seed=0, places=places)
+    for places in (range(3), range(3, 6))
   ]
   for step in (0, 1, 4):
     assert_same(concatenated([host.batch_at(step) for host in hosts]), one.batch_at(step))
+  scattered = train_batches(train, AUGMENTED, batch_size=6, seed=0, places=[1, 2, 5])
+  for step in (0, 4):
+    rows = one.batch_at(step)['row'][[1, 2, 5]]
+    np.testing.assert_array_equal(scattered.batch_at(step)['row'], rows)
   one = eval_batches(held_out, CLIP, batch_size=4)
-  hosts = [
-    eval_batches(held_out, CLIP, batch_size=4, process_index=i, process_count=2) for i in range(2)
-  ]
+  hosts = [eval_batches(held_out, CLIP, batch_size=4, places=places) for places in ([0, 1], [2, 3])]
   assert [batches.num_steps for batches in (one, *hosts)] == [2, 2, 2]
   for step in range(2):
     assert_same(concatenated([host.batch_at(step) for host in hosts]), one.batch_at(step))
@@ -217,7 +219,7 @@ def test_eval_pass(held_out, num_threads):
 
 
 def test_more_hosts_than_examples_left(held_out):
-  batches = eval_batches(held_out, CLIP, batch_size=8, process_index=7, process_count=8)
+  batches = eval_batches(held_out, CLIP, batch_size=8, places=[7])
   assert batches.num_steps == 1
   only = next(batches)
   assert only['row'].tolist() == [-1]
@@ -373,9 +375,10 @@ def test_threads_end_on_close(train, held_out):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ({'batch_size': 3, 'process_count': 2}, 'batch_size: expected a positive multiple of 2'),
     ({'batch_size': 0}, 'batch_size'),
-    ({'batch_size': 4, 'process_index': 2, 'process_count': 2}, r'process_index: .*in \[0, 1\]'),
+    ({'batch_size': 4, 'places': [3, 4]}, r'places: expected ascending numbers below .*=4'),
+    ({'batch_size': 4, 'places': [1, 0]}, r'places: expected ascending.*got \[1, 0\]'),
+    ({'batch_size': 4, 'places': []}, 'places: expected ascending'),
     ({'batch_size': 4, 'seed': -1}, 'seed: expected at least 0, got -1'),
     ({'batch_size': 4, 'start_step': -1}, 'start_step'),
     ({'batch_size': 4, 'clip': dataclasses.replace(CLIP, repeats=3)}, 'multiple of 3 repeats'),
@@ -426,8 +429,8 @@ def test_repeats_divide_among_hosts(train):
   clip = dataclasses.replace(AUGMENTED, repeats=2)
   one = train_batches(train, clip, batch_size=8, seed=0)
   hosts = [
-    train_batches(train, clip, batch_size=8, seed=0, process_index=i, process_count=2)
-    for i in range(2)
+    train_batches(train, clip, batch_size=8, seed=0, places=places)
+    for places in (range(4), range(4, 8))
   ]
   for step in (0, 3):
     assert_same(concatenated([host.batch_at(step) for host in hosts]), one.batch_at(step))

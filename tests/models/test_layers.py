@@ -146,16 +146,97 @@ def test_encoder_mask_reaches_attention():
   assert np.abs(out[:, 3] - changed[:, 3]).max() > 1e-3
 
 
-def test_remat_changes_neither_names_nor_gradients():
+@pytest.fixture(scope='module')
+def plain():
+  """Variables of a two-layer encoder, its inputs, and its gradients unrolled and kept whole."""
   x = normal(1, 2, 3, 8)
-  plain, remat = small_encoder(), small_encoder(remat=True)
-  params = init(plain, x)
-  assert jax.tree.structure(init(remat, x)) == jax.tree.structure(params)
-  grads = [
-    jax.jit(jax.grad(lambda p, m=m: (m.apply(p, x, train=True) ** 3).sum()))(params)
-    for m in (plain, remat)
-  ]
-  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4), *grads)
+  params = init(small_encoder(num_layers=2), x)
+  return params, x, gradients(small_encoder(num_layers=2), params, x)
+
+
+def gradients(module, params, x):
+  """The sum of cubes of the outputs, and its gradients."""
+  loss = lambda p: (module.apply(p, x, train=True) ** 3).sum()  # noqa: E731
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize(('scan', 'remat'), [(False, 'blocks'), (True, 'none'), (True, 'full')])
+def test_scan_and_remat_change_neither_names_nor_gradients(plain, scan, remat):
+  params, x, expected = plain
+  module = small_encoder(num_layers=2, scan_layers=scan, remat=remat)
+  boxes = [jax.eval_shape(functools.partial(m.init, train=False), jax.random.key(0), x)
+           for m in (module, small_encoder(num_layers=2))]  # fmt: skip
+  assert boxes[0] == boxes[1]
+  same = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-4)
+  jax.tree.map(same, gradients(module, params, x), expected)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_what_remat_computes_again(scan):
+  x = normal(1, 2, 3, 4, 8)  # [B, T, N, C]
+  count = {}
+  for remat in layers.REMAT_POLICIES:
+    module = small_encoder(num_layers=2, scan_layers=scan, remat=remat)
+    loss = lambda p, m=module: m.apply(p, x, train=True).sum()  # noqa: E731
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss))(init(module, x)))
+    count[remat] = jaxpr.count(' dot_general[') / (1 if scan else 2)
+  # A block has 8 products, each with 2 more in the backward pass. Of them 'blocks' computes the two
+  # of attention again, which have no weights; 'full' all but the last.
+  assert count == {'none': 24, 'blocks': 26, 'full': 31}
+
+
+class Recorder(flax.linen.Module):
+  """A block that adds its stochastic depth's factor [B] to the entry of x [B, 1, L] that is its own."""
+
+  stochastic_depth_rate: float
+
+  @flax.linen.compact
+  def __call__(self, x, *, mask, train):
+    own = self.param('own', flax.linen.initializers.zeros, x.shape[-1:])
+    return x + own * layers.StochasticDepth(self.stochastic_depth_rate)(
+      jnp.ones_like(x), train=train
+    )
+
+
+@pytest.mark.parametrize('remat', ['none', 'full'])
+def test_scanned_layers_draw_for_themselves_at_their_own_rate(remat):
+  module = layers.Encoder(
+    num_layers=4,
+    block=Recorder,
+    stochastic_depth_rate=0.4,
+    final_norm=False,
+    scan_layers=True,
+    remat=remat,
+  )
+  params = {f'encoderblock_{i}': {'own': jnp.eye(4)[i]} for i in range(4)}
+  params['posembed_input'] = {'pos_embedding': jnp.zeros((1, 1, 4))}
+  apply = jax.jit(functools.partial(module.apply, train=True))
+  x = jnp.zeros((3000, 1, 4))
+  factor = np.asarray(apply({'params': params}, x, rngs={'dropout': jax.random.key(0)}))[:, 0]
+  for layer, rate in enumerate((0.1, 0.2, 0.3, 0.4)):
+    np.testing.assert_allclose(np.unique(factor[:, layer]), [0, 1 / (1 - rate)], rtol=1e-6)
+    assert abs((factor[:, layer] == 0).mean() - rate) < 0.03
+  correlation = np.corrcoef((factor == 0).T)
+  np.testing.assert_allclose(correlation, np.eye(4), atol=0.08)
+
+
+def test_scanned_dropout_in_bfloat16():
+  module = small_encoder(
+    num_layers=2,
+    scan_layers=True,
+    dtype=jnp.bfloat16,
+    stochastic_depth_rate=0.5,
+    block={'dropout_rate': 0.5, 'attention_dropout_rate': 0.5, 'dtype': jnp.bfloat16},
+  )
+  x = normal(1, 2, 3, 8).astype(jnp.bfloat16)
+  params = init(module, x)
+  apply = jax.jit(functools.partial(module.apply, train=True))
+  first, again, other = (
+    apply(params, x, rngs={'dropout': jax.random.key(seed)}).astype(jnp.float32)
+    for seed in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(first, again)
+  assert np.abs(first - other).max() > 0.1
 
 
 def test_layer_norm_epsilon():

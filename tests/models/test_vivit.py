@@ -328,6 +328,26 @@ def test_every_attention_gets_the_kernel_and_every_block_keeps_the_layout(varian
 
 
 @pytest.mark.parametrize(
+  'variant', ['factorised_encoder', 'factorised_self_attention', 'factorised_dot_product']
+)
+def test_scan_and_remat_change_nothing(variant):
+  x = video(2, 4, 8, 8, 3)
+  sizes = {'num_layers': 2}
+  if variant == 'factorised_encoder':
+    sizes['temporal_num_layers'] = 2
+  plain = tiny(variant, **sizes)
+  scanned = tiny(variant, **sizes, scan_layers=True, remat='blocks')
+  variables = init(plain, x)
+
+  def gradients(trunk):
+    loss = lambda v: (trunk.apply(v, x, train=True).pooled[:, ::2] ** 2).sum()  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss))(variables)
+
+  same = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-3)
+  jax.tree.map(same, gradients(scanned), gradients(plain))
+
+
+@pytest.mark.parametrize(
   ('variant', 'overrides', 'message'),
   [
     ('factorised_self_attention', {'pooling': 'token'}, 'no class token'),
@@ -346,6 +366,7 @@ def test_every_attention_gets_the_kernel_and_every_block_keeps_the_layout(varian
       'no dropout of attention weights',
     ),
     ('spacetime', {'stochastic_depth_rate': 1.0}, r'\[0, 1\)'),
+    ('spacetime', {'remat': 'all'}, "remat='all'"),
     ('spacetime', {'tubelet': (16, 16)}, r'\(t, h, w\)'),
   ],
 )

@@ -25,7 +25,7 @@ from conftest import make_tiny_config
 def get_config():
   config = make_tiny_config({data!r})
   config.mesh.update({{'data': 1, 'fsdp': 8}})
-  config.evaluation.batch_size = 24
+  config.evaluation.update({{'batch_size': 24, 'pictures': True}})
   return config
 """
 

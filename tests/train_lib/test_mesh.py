@@ -8,13 +8,13 @@ import pytest
 from errors import ConfigError, ShardingError
 from train_lib import mesh as mesh_lib
 from train_lib.experiment import MeshConfig
-from train_lib.mesh import check_batch, host_slice, make_mesh, on_mesh, state_shardings
+from train_lib.mesh import check_batch, host_places, make_mesh, on_mesh, state_shardings
 
 
 def test_one_device_takes_every_axis():
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   assert dict(mesh.shape) == {'data': 1, 'fsdp': 1, 'tensor': 1}
-  assert host_slice(mesh, 6) == (0, 1)
+  assert host_places(mesh, 6).tolist() == list(range(6))
 
 
 @pytest.mark.parametrize('sizes', [(2, 1, 1), (-1, -1, 1), (0, 1, 1), (-1, 2, 1)])

@@ -9,7 +9,7 @@ import pytest
 
 from errors import ConfigError, ProcessError
 from train_lib import roster
-from train_lib.roster import Place
+from train_lib.roster import Place, Stop
 
 HOST = socket.gethostname()
 
@@ -26,8 +26,8 @@ def ended(monkeypatch):
   """Messages of the processes that were ended."""
   messages, one = [], threading.Event()
 
-  def end(message, code=1):
-    messages.append(message)
+  def end(stop):
+    messages.append(stop)
     one.set()
 
   monkeypatch.setattr(roster, 'end', end)
@@ -96,8 +96,8 @@ def test_the_process_and_the_field_that_differ_are_named(address):
 
 def test_what_stops_one_process_is_heard_by_the_others(address, ended):
   members = together(*[(Place(address, 3, i), {}, 30) for i in range(3)])
-  members[2].leave('DataError: 3 records cannot be read')
-  expected = f'Process 2 ({HOST}) stopped: DataError: 3 records cannot be read'
+  members[2].leave(Stop('DataError: 3 records cannot be read', 1))
+  expected = Stop(f'Process 2 ({HOST}) stopped: DataError: 3 records cannot be read', 1)
   assert [m.heard(30) for m in members] == [expected] * 3
   assert ended[1].wait(30)
   assert set(ended[0]) == {expected}
@@ -110,7 +110,8 @@ def test_a_process_that_vanishes_is_named(address, ended):
       hello = {'index': 1, 'count': 2, 'facts': {}, 'host': 'far', 'pid': 1}
       other.sendall((json.dumps(hello) + '\n').encode())
       member = first.result(timeout=60)
-  assert member.heard(30) == 'Process 1 (far) is gone: it was killed, or its host.'
+  reason = 'Process 1 (far) is gone: it was killed, or its host. Start all again to go on.'
+  assert member.heard(30) == (reason, 75)
 
 
 def connected(address):

@@ -38,10 +38,7 @@ def losses(sizes, devices):
   config.augment.color_jitter.prob = 0.5
   config.augment.random_erasing.prob = 0.5
   config.trunk.update({{'hidden_size': 8, 'mlp_dim': 8, 'dropout_rate': 0.1, 'stochastic_depth_rate': 0.2}})
-  # Plain momentum and small steps: a byte that is cut otherwise on another mesh, or a rounding error,
-  # is not to grow into another run.
-  config.optimizer.rule = {{'name': 'optax:trace', 'decay': 0.9, 'nesterov': False}}
-  config.optimizer.learning_rate = 2e-5
+  config.trunk.update({{'temporal_num_layers': 2, 'scan_layers': True, 'remat': 'blocks'}})
   config.mesh.update(sizes)
   experiment, train, facts, mesh = parsed(config, devices)
   program = build_program(experiment, facts, mesh)
@@ -113,9 +110,9 @@ def test_one_program_on_every_mesh(demo_data_dir):
   one = results['1']
   assert len(set(one['losses'])) == 20
   for mesh in ('8x1x1', '2x4x1', '2x2x2'):
-    # Sums over devices are in another order.
-    assert results[mesh]['losses'] == pytest.approx(one['losses'], rel=1e-4), mesh
-    assert results[mesh]['norms'] == pytest.approx(one['norms'], rel=1e-2), mesh
+    # Sums over devices are in another order: seen up to 7e-6 and 6e-4.
+    assert results[mesh]['losses'] == pytest.approx(one['losses'], rel=5e-5), mesh
+    assert results[mesh]['norms'] == pytest.approx(one['norms'], rel=5e-3), mesh
   shards = {mesh: run['shard'] for mesh, run in results.items()}
   assert shards == {'1': [8, 8], '8x1x1': [8, 8], '2x4x1': [2, 8], '2x2x2': [4, 4]}
   assert augmented['collectives'] == []
