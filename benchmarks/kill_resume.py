@@ -147,11 +147,11 @@ def kill_once(run: Run, aim: str, draw: random.Random, start_seconds: float) -> 
     run: The run.
     aim: One of `AIMS`.
     draw: Draws the exact point.
-    start_seconds: What a start takes until the first step.
+    start_seconds: What the first start took until its first step; later ones need not compile.
   """
   goal = max((line['step'] for line in run.lines()), default=0) + draw.randint(1, STEPS_PER_KILL)
   resumed = checkpoint.latest_step(run.workdir) or 0
-  begin, wait = time.time(), draw.uniform(0.2, 1) * start_seconds
+  begin, wait = time.time(), draw.uniform(0.01, 0.2) * start_seconds
   process = run.start()
 
   def moves() -> bool:  # What is there of the run before is no sign of this one.
@@ -174,9 +174,9 @@ def kill_once(run: Run, aim: str, draw: random.Random, start_seconds: float) -> 
     sys.exit(f'The run ended before it could be killed at: {aim}. Exit code: {ended}.')
   if not moves():
     return 'before its first step'
-  return (
-    'during a save' if run.saving() else 'in an evaluation' if run.evaluating() else 'in a step'
-  )
+  if run.evaluating():
+    return 'in an evaluation'
+  return 'during a save' if run.saving() else 'in a step'
 
 
 def check_nothing_is_left(group: int) -> None:

@@ -4,13 +4,12 @@
   python -m benchmarks.soak --steps=2000 --warmup=400
 
 A tiny ViViT trains on demo data through the whole of `main.py`'s path in this process, with
-evaluations and checkpoints in between. The process's resident memory is read after every evaluation;
+evaluations and checkpoints in between. The process's own memory is read after every evaluation;
 growth is that of the last quarter's median over that of the first quarter after the warm-up.
 """
 
 import contextlib
 import io
-import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -43,10 +42,11 @@ def make_config(data: Path, steps: int) -> ConfigDict:
   return config
 
 
-def resident_mib() -> float:
-  """This process's resident memory in MiB (Linux)."""
-  pages = int(Path('/proc/self/statm').read_text().split()[1])
-  return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+def host_mib() -> float:
+  """This process's own memory in MiB (Linux): not files that it maps, but what of it is swapped."""
+  status = Path('/proc/self/status').read_text().splitlines()
+  fields = dict(line.split(':', 1) for line in status)
+  return sum(int(fields[name].split()[0]) for name in ('RssAnon', 'VmSwap')) / 2**10
 
 
 def measure(folder: Path, steps: int) -> list[tuple[int, float]]:
@@ -56,7 +56,7 @@ def measure(folder: Path, steps: int) -> list[tuple[int, float]]:
 
   def sampled(program, state, step, *rest):
     results = evaluate(program, state, step, *rest)
-    samples.append((step, resident_mib()))
+    samples.append((step, host_mib()))
     return results
 
   demo.write(folder / 'data', train=64, test=16)
@@ -78,8 +78,11 @@ def main() -> None:
   after = [mib for step, mib in samples if step > _WARMUP.value]
   quarter = max(len(after) // 4, 1)
   start, end = statistics.median(after[:quarter]), statistics.median(after[-quarter:])
+  tenth = max(len(after) // 10, 1)
+  tenths = [statistics.median(after[i : i + tenth]) for i in range(0, len(after), tenth)]
+  print('MiB by tenths    ' + ' '.join(f'{mib:.1f}' for mib in tenths))
   print(
-    f'resident memory  {start:.1f} MiB after step {_WARMUP.value:,}, {end:.1f} MiB at step {total:,}: '
+    f'host memory  {start:.1f} MiB after step {_WARMUP.value:,}, {end:.1f} MiB at step {total:,}: '
     f'growth {100 * (end / start - 1):+.2f} % over {_STEPS.value:,} steps'
   )
 

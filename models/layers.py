@@ -320,9 +320,8 @@ class Encoder(nn.Module):
       params, rate, key = layer
       block = self.block(stochastic_depth_rate=0.0 if rate is None else rate, parent=None)
       rngs = {} if key is None else {'dropout': key}
-      return split_batch(
-        block.apply({'params': params}, x, mask=mask, train=train, rngs=rngs)
-      ), None
+      out: Any = block.apply({'params': params}, x, mask=mask, train=train, rngs=rngs)
+      return split_batch(out), None
 
     if self.remat != 'none':
       # A loop's body is compiled once: there is no common subexpression to protect it from.
