@@ -6,11 +6,10 @@ metrics).
 """
 
 import contextlib
-import importlib.metadata
+import json
 import logging
 import math
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from errors import CheckpointError, CheckpointMismatchError
+from train_lib import provenance
 from train_lib.console import say
 from train_lib.experiment import CheckpointConfig, DataFacts
+from train_lib.files import write_atomically
 from train_lib.state import PyTree, TrainState
 
 FOLDER = 'checkpoints'
@@ -30,7 +32,6 @@ ATTEMPTS = 3  # Saves that may fail in a row before the run stops.
 # What file systems, and TensorStore on top of them, raise.
 SAVE_ERRORS = (OSError, ValueError)
 _ESSENTIAL = ('_CHECKPOINT_METADATA', 'meta/metadata', 'state/_METADATA', 'state/manifest.ocdbt')
-_VERSIONED = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
 def _unsaid(record: logging.LogRecord) -> bool:
@@ -187,8 +188,9 @@ class Checkpointer(CheckpointReader):
     try:
       if self._failures:  # Orbax has forgotten the checkpoints that the failed save was to replace.
         self._manager.reload()
-      if step in self._manager.all_steps():  # Saved while its evaluation was cut short.
-        self._manager.delete(step)
+      if step in self._manager.all_steps():
+        self._add_evaluation(step, meta, metrics)
+        return
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -200,6 +202,20 @@ class Checkpointer(CheckpointReader):
       self._note_failure(step, error)
     else:
       self._saving = step
+
+  def _add_evaluation(
+    self, step: int, meta: Mapping[str, Any], metrics: Mapping[str, float] | None
+  ) -> None:
+    """Completes a checkpoint that was saved while its evaluation was cut short; its arrays stay.
+
+    Killed in between, it still counts as not evaluated: `meta`, which says so, comes last.
+    """
+    if jax.process_index() == 0:
+      for name, values in (('metrics/metrics', metrics or {}), ('meta/metadata', meta)):
+        write_atomically(self.folder / str(step) / name, json.dumps(dict(values)))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f'evaluation of step {step} is stored')
+    self._manager.reload()
 
   def failed(self) -> bool:
     """Whether the last save has failed, so that the state should be saved again now.
@@ -355,24 +371,9 @@ def describe(
     'class_names': {task: list(names) for task, names in facts.class_names.items()},
     'metrics': None if metrics is None else dict(metrics),
     'evaluated': evaluated,
-    'versions': versions(),
-    'git_revision': git_revision(),
+    'versions': provenance.versions(),
+    'git_revision': provenance.git_revision(),
   }
-
-
-def versions() -> dict[str, str]:
-  """Versions of the packages that a run's numbers depend on."""
-  return {name: importlib.metadata.version(name) for name in _VERSIONED}
-
-
-def git_revision() -> str:
-  """Commit of the code that runs, with `+changes` when the tree differs; `unknown` outside git."""
-  root = Path(__file__).parent
-  try:
-    revision = _git(root, 'rev-parse', 'HEAD')
-    return revision + ('+changes' if _git(root, 'status', '--porcelain', '-uno') else '')
-  except (OSError, subprocess.CalledProcessError):
-    return 'unknown'
 
 
 def check_class_names(
@@ -435,11 +436,6 @@ def _tree(metadata: Any) -> dict[str, Any]:
   """The tree of array descriptions that Orbax wraps in a metadata object."""
   tree: dict[str, Any] = metadata.tree if hasattr(metadata, 'tree') else metadata
   return dict(tree)
-
-
-def _git(root: Path, *arguments: str) -> str:
-  command = ['git', '-C', str(root), *arguments]
-  return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _as_dict(state: TrainState) -> dict[str, PyTree]:

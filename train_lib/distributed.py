@@ -12,7 +12,7 @@ import jax
 from jax._src import clusters
 
 from errors import ConfigError, PreemptedError, TubeletError
-from train_lib import checkpoint, config_changes, roster
+from train_lib import config_changes, provenance, roster
 from train_lib.roster import Place, Stop
 
 # After so long without a sign of a process JAX ends the others (SIGABRT, exit code 134). Only where
@@ -61,8 +61,8 @@ def find_place(
 def facts(mode: str, workdir: str, config_json: str) -> dict[str, Any]:
   """What must be alike in every process of a run: field -> value."""
   config = {f'config.{k}': v for k, v in config_changes.flat(json.loads(config_json)).items()}
-  versions = {f'version of {k}': v for k, v in checkpoint.versions().items()}
-  revision = checkpoint.git_revision()
+  versions = {f'version of {k}': v for k, v in provenance.versions().items()}
+  revision = provenance.git_revision()
   return {'--mode': mode, '--workdir': workdir, 'code revision': revision, **versions, **config}
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from datasets.examples import PADDING_ROW, unreadable_row
 from errors import PreemptedError, ShardingError
 from train_lib import data, pictures
 from train_lib.console import progress
+from train_lib.files import write_atomically
 from train_lib.program import Program
 from train_lib.state import PyTree
 
@@ -150,9 +150,9 @@ def write_results(
   files = [folder / 'metrics.json', folder / 'predictions.jsonl']
   counts = {'examples': evaluation.examples, 'unreadable': evaluation.unreadable}
   summary = {**counts, 'data': dataset.fingerprint, **evaluation.metrics}
-  _write_atomically(files[0], json.dumps(summary, indent=2) + '\n')
+  write_atomically(files[0], json.dumps(summary, indent=2) + '\n')
   lines = _prediction_lines(evaluation, dataset)
-  _write_atomically(files[1], ''.join(json.dumps(line) + '\n' for line in lines))
+  write_atomically(files[1], ''.join(json.dumps(line) + '\n' for line in lines))
   if program.experiment.evaluation.pictures:
     files += _write_pictures(evaluation, folder, program, dataset)
   return files
@@ -222,9 +222,3 @@ def _sheet_clips(
     )
     for i in [*wrong, *right]
   ]
-
-
-def _write_atomically(path: Path, text: str) -> None:
-  partial = path.with_name(path.name + '.partial')
-  partial.write_text(text)
-  os.replace(partial, path)

@@ -79,6 +79,7 @@ def test_sigterm_within_an_evaluation_saves_first_and_evaluates_after_the_restar
 ):
   workdir, _ = finished
   resumed = tmp_path / 'resumed'
+  tiny_config.checkpoint.update({'keep': 1, 'best_metric': 'loss/motion'})
   original = evaluation.evaluate
 
   def evaluate(program, variables, dataset, stop):
@@ -94,6 +95,8 @@ def test_sigterm_within_an_evaluation_saves_first_and_evaluates_after_the_restar
   run.run('train', tiny_config, str(resumed))
   assert scalars(resumed) == scalars(workdir)
   assert same_parameters(workdir, resumed)
+  losses = {step: value for step, name, value in scalars(resumed) if name == 'eval/loss/motion'}
+  assert checkpoint.complete_steps(resumed) == sorted({min(losses, key=losses.get), 6})
 
 
 # --- Not a number ---
