@@ -8,6 +8,9 @@ import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Compiling is most of what tests do, and what they compile hardly runs. Tests that train for long
+# ask for `optimized`; the demo's runs as users run it.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 # What one test compiles, others and the processes they start read, on every worker of the run.
 _CACHE = 'JAX_COMPILATION_CACHE_DIR'
@@ -20,6 +23,17 @@ if _made_cache:
 def pytest_unconfigure():
   if _made_cache:
     shutil.rmtree(os.environ.pop(_CACHE), ignore_errors=True)
+
+
+@pytest.fixture
+def optimized():
+  """Programs compiled as users have them."""
+  import jax
+
+  before = jax.config.values['jax_disable_most_optimizations']
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='session')

@@ -35,7 +35,6 @@ def start(config: Path, workdir: Path, port: int, process: int, *arguments: str)
   command += ['--platform=cpu', f'--coordinator=localhost:{port}', '--processes=2']
   settings = {
     'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # Compiling is most of its time.
   }
   return subprocess.Popen(
     [*command, f'--process={process}', *arguments],

@@ -12,14 +12,6 @@ from train_lib.program import deal, prepare
 from train_lib.state import random_key
 
 
-@pytest.fixture(autouse=True, scope='module')
-def quick_compilation():
-  """Compiling is most of these tests' time, and what is compiled hardly runs."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def batch_of(program, num_classes, size=8, views=None, label=None, mask=None):
   rng = np.random.default_rng(0)
   shape = (size, *program.input_shape[1:])

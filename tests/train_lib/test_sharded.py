@@ -95,7 +95,6 @@ def test_one_program_on_every_mesh(demo_data_dir):
   settings = {
     'JAX_PLATFORMS': 'cpu',
     'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',  # Compiling is nearly all of its time.
   }
   done = subprocess.run(
     [sys.executable, '-c', source],

@@ -27,7 +27,7 @@ def train(program, dataset):
 
 
 def test_average_pool_baseline_on_single_frames_stays_at_chance_within_each_pair(
-  tiny_config, build, tmp_path
+  tiny_config, build, tmp_path, optimized
 ):
   demo.write(tmp_path, train=320, test=80)
   program, train_data, test_data = build(average_pool_on_single_frames(tiny_config, tmp_path))
