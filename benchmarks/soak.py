@@ -1,18 +1,20 @@
 """Measures whether a training run's host memory grows.
 
   python -m benchmarks.soak
-  python -m benchmarks.soak --steps=2000 --warmup=400
+  python -m benchmarks.soak --steps=2000 --warmup=500 --every=20
 
 A tiny ViViT trains on demo data through the whole of `main.py`'s path in this process, with
-evaluations and checkpoints in between. The process's own memory is read after every evaluation;
+evaluations and checkpoints in between. The process's own memory is read when metrics are written;
 growth is that of the last quarter's median over that of the first quarter after the warm-up.
 """
 
 import contextlib
+import ctypes
 import io
 import statistics
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -20,11 +22,11 @@ from ml_collections import ConfigDict
 from configs.vivit import demo as demo_config
 from datasets import demo
 from tools import command
-from train_lib import run
+from train_lib import metric_log, run
 
 _STEPS = flags.DEFINE_integer('steps', 2000, 'Steps measured.')
-_WARMUP = flags.DEFINE_integer('warmup', 400, 'Steps before, in which memory may grow.')
-_EVERY = 20  # Steps between evaluations, and between checkpoints.
+_WARMUP = flags.DEFINE_integer('warmup', 500, 'Steps before, in which memory may grow.')
+_EVERY = flags.DEFINE_integer('every', 500, 'Steps between evaluations, and between checkpoints.')
 
 
 def make_config(data: Path, steps: int) -> ConfigDict:
@@ -37,42 +39,44 @@ def make_config(data: Path, steps: int) -> ConfigDict:
   config.trunk.update({'temporal_num_layers': 1, 'tubelet': (2, 8, 8)})
   config.datasets.demo.update({'dir': str(data), 'temporal_views': 2})
   config.datasets.demo.clip.frames = 4
-  config.evaluation.update({'every': f'{_EVERY} steps', 'pictures': False})
-  config.checkpoint.every = f'{_EVERY} steps'
+  config.evaluation.update({'every': f'{_EVERY.value} steps', 'pictures': False})
+  config.checkpoint.every = f'{_EVERY.value} steps'
   return config
 
 
 def host_mib() -> float:
-  """This process's own memory in MiB (Linux): not files that it maps, but what of it is swapped."""
+  """This process's own memory in MiB (Linux): not files that it maps, but what of it is swapped.
+
+  What compiling has freed is given back first; glibc would do so at a moment of its own choice.
+  """
+  ctypes.CDLL(None).malloc_trim(0)
   status = Path('/proc/self/status').read_text().splitlines()
   fields = dict(line.split(':', 1) for line in status)
   return sum(int(fields[name].split()[0]) for name in ('RssAnon', 'VmSwap')) / 2**10
 
 
 def measure(folder: Path, steps: int) -> list[tuple[int, float]]:
-  """(step, MiB) after every evaluation of a run."""
+  """(step, MiB) at every log step of a run."""
   samples: list[tuple[int, float]] = []
-  evaluate = run.evaluate
+  collect = metric_log.MetricLog.collect
 
-  def sampled(program, state, step, *rest):
-    results = evaluate(program, state, step, *rest)
+  def sampled(log: metric_log.MetricLog, step: int) -> dict[str, float]:
     samples.append((step, host_mib()))
-    return results
+    return collect(log, step)
 
   demo.write(folder / 'data', train=64, test=16)
-  run.evaluate = sampled
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      run.run('train', make_config(folder / 'data', steps), str(folder / 'run'))
-  finally:
-    run.evaluate = evaluate
+  with (
+    mock.patch.object(metric_log.MetricLog, 'collect', sampled),
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    run.run('train', make_config(folder / 'data', steps), str(folder / 'run'))
   return samples
 
 
 def main() -> None:
   """Trains and prints the growth."""
   total = _WARMUP.value + _STEPS.value
-  print(f'{total:,} steps, evaluated and saved every {_EVERY} ...', flush=True)
+  print(f'{total:,} steps, evaluated and saved every {_EVERY.value} ...', flush=True)
   with tempfile.TemporaryDirectory() as folder:
     samples = measure(Path(folder), total)
   after = [mib for step, mib in samples if step > _WARMUP.value]

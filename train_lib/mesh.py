@@ -85,6 +85,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.lru_cache(maxsize=16)
 def host_places(mesh: Mesh, batch_size: int) -> np.ndarray[Any, Any]:
   """Which places of a global batch this process reads: those its devices hold, ascending.
 
