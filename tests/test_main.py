@@ -31,7 +31,7 @@ def run_main(*arguments: str) -> subprocess.CompletedProcess:
     (['--config.trunk.num_heads=0'], 'trunk.num_heads=0: expected at least 1'),
     (['--config.seed=-1'], '`seed` must be at least 0, got -1'),
     (['--config.datasets.demo.clip.crop=99'], 'In `datasets.demo.clip`: clip.crop: expected <= resize (32), got 99'),
-    (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|init>'),
+    (['--mode=trian'], 'flag --mode=trian: value should be one of <train|eval|profile|init>'),
     (['stray'], "Unexpected argument 'stray'"),
     (['--config.datasets.demo.dir=/nowhere'], 'DataError: /nowhere/manifest.json'),
     (['--config.duration=long'], "ConfigError: `duration` must read like '500 steps'"),

@@ -24,9 +24,13 @@ DOES_NOT_FIT = 2
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file; --config.KEY=VALUE overrides.'
 )
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'TPU slice, such as v5e:16x16 or v4:4x4x4.')
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'TPU slice, such as v5e:16x16 or v4:4x4x4.', allow_override=True
+)
 flags.mark_flags_as_required(['config', 'topology'])
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object instead of a table.')
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print one JSON object instead of a table.', allow_override=True
+)
 
 
 def main() -> None:

@@ -17,9 +17,15 @@ from tools import command
 from train_lib import checkpoint, params_file
 from train_lib.pretrained_vit import flatten
 
-_WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.", required=True)
-_STEP = flags.DEFINE_integer('step', None, 'Step of the checkpoint; default: the newest.')
-_OUT = flags.DEFINE_string('out', '', 'The .npz to write; empty: print what there is.')
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, "The run's folder.", required=True, allow_override=True
+)
+_STEP = flags.DEFINE_integer(
+  'step', None, 'Step of the checkpoint; default: the newest.', allow_override=True
+)
+_OUT = flags.DEFINE_string(
+  'out', '', 'The .npz to write; empty: print what there is.', allow_override=True
+)
 
 
 def describe(params: dict[str, Any], meta: dict[str, Any]) -> str:

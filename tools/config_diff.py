@@ -20,7 +20,9 @@ from tools import command
 from train_lib import experiment
 from train_lib.config_changes import ABSENT, config_changes, describe
 
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object instead of lines.')
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print one JSON object instead of lines.', allow_override=True
+)
 
 # Inside a checkpoint and a run's folder.
 _META, _CONFIG = Path('meta', 'metadata'), Path('config.json')

@@ -22,7 +22,9 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file; --config.KEY=VALUE overrides.'
 )
 flags.mark_flag_as_required('config')
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object instead of a table.')
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print one JSON object instead of a table.', allow_override=True
+)
 
 
 def summarise(config: ConfigDict) -> tuple[dict, str]:

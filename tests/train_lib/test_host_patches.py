@@ -28,6 +28,7 @@ def run(config, build, workdir):
 
 
 def test_patches_train_and_evaluate_like_frames(tiny_config, build, tmp_path):
+  tiny_config.evaluation.pictures = True
   frames = run(tiny_config, build, tmp_path / 'frames')
   tiny_config.host_patches = True
   patches = run(tiny_config, build, tmp_path / 'patches')

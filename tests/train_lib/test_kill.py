@@ -7,6 +7,8 @@ devices; `benchmarks/kill_resume.py` does the same with whole processes and many
 import multiprocessing
 import os
 import signal
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,10 +21,17 @@ def die(*_, **__):
   os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at(place):
-  """Makes this process kill itself: in its `place`-th step, in its first save or evaluation."""
+def die_at(place, workdir):
+  """Makes this process kill itself: in its `place`-th step, in its first save, or in its first
+  evaluation once a checkpoint is complete."""
   if place == 'evaluation':
-    evaluation.write_results = die
+
+    def saved_then_die(*_):
+      while checkpoint.latest_step(Path(workdir)) is None:
+        time.sleep(0.05)
+      die()
+
+    evaluation.write_results = saved_then_die
   elif place == 'save':
     save = checkpoint.Checkpointer.save
 
@@ -45,7 +54,7 @@ def train(config, workdir, output, place):
   """Trains to the end, or until it is killed at `place`; what it prints goes to a file."""
   os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
   if place is not None:
-    die_at(place)
+    die_at(place, workdir)
   run.run('train', config, workdir)
 
 
