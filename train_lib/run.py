@@ -1,18 +1,19 @@
 """A run: an experiment in its workdir, trained, evaluated or inspected."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from datasets.dataset import VideoDataset
-from errors import ConfigError, PreemptedError
+from errors import CheckpointError, ConfigError, PreemptedError
 from train_lib import checkpoint, cost, data, evaluation, preprocessing, profiling, resume, tables
 from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
@@ -154,7 +155,7 @@ def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
   fresh = checkpoint.latest_step(folder) is None
   weights = read_weights(program) if fresh else None
   _make_writable(folder)
-  with only_trainer(folder):
+  with only_trainer(folder), _disk_errors_named(folder):
     training = Training(program, folder, config_json, train_data, eval_data)
     try:
       training.run(weights)
@@ -298,6 +299,22 @@ class Training:
     )
     for picture in pictures:
       say(f'  picture       {picture}')
+
+
+@contextlib.contextmanager
+def _disk_errors_named(folder: Path) -> Iterator[None]:
+  """Raises `CheckpointError` where writing to the workdir fails because the disk does not take it."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+      raise
+    newest = checkpoint.latest_step(folder)
+    raise CheckpointError(
+      f'Writing to {error.filename or folder} has failed: {error.strerror}. The newest good '
+      f'checkpoint is {"none" if newest is None else folder / checkpoint.FOLDER / str(newest)}. '
+      'Free space there or make it writable, then start the same command again: it goes on from it.'
+    ) from error
 
 
 def _make_writable(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs that are asked to stop, or whose loss is not a number."""
 
+import errno
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from errors import PreemptedError, TrainingDivergedError
+from errors import CheckpointError, PreemptedError, TrainingDivergedError
 from train_lib import checkpoint, data, evaluation, json_lines, loop, run
 from train_lib import experiment as experiment_lib
 from train_lib.metric_log import MetricLog
@@ -97,6 +98,22 @@ def test_sigterm_within_an_evaluation_saves_first_and_evaluates_after_the_restar
   assert same_parameters(workdir, resumed)
   losses = {step: value for step, name, value in scalars(resumed) if name == 'eval/loss/motion'}
   assert checkpoint.complete_steps(resumed) == sorted({min(losses, key=losses.get), 6})
+
+
+def test_a_full_disk_is_named_wherever_the_run_meets_it(tiny_config, tmp_path, monkeypatch):
+  append = json_lines.JsonLines.append
+
+  def full(self, step, values):
+    if step == 4:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    append(self, step, values)
+
+  monkeypatch.setattr(json_lines.JsonLines, 'append', full)
+  with pytest.raises(
+    CheckpointError, match=r'No space left on device\. The newest .*checkpoints/3\. Free space'
+  ):
+    run.run('train', tiny_config, str(tmp_path))
+  assert checkpoint.latest_step(tmp_path) == 3
 
 
 # --- Not a number ---
