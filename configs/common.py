@@ -187,6 +187,22 @@ def weighted_sum_objective() -> ConfigDict:
   return ConfigDict({'name': 'train_lib.objective:weighted_sum'})
 
 
+def machinery(loader_threads: int) -> ConfigDict:
+  """How a run is laid out, fed and watched, whatever it trains: the whole set, to be overridden."""
+  return ConfigDict(
+    {
+      'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},
+      'grad_accumulation': 1,
+      'ema_decay': 0.0,
+      'host_patches': False,
+      'loader_threads': loader_threads,
+      'loader_processes': 0,
+      'log_examples': False,
+      'max_skipped_steps': 0,
+    }
+  )
+
+
 def from_scratch() -> ConfigDict:
   """No weights to start from; set `init_from.path` to a file."""
   return ConfigDict(

@@ -119,14 +119,7 @@ def experiment(
   config.checkpoint = {'every': '1 epoch', 'keep': 2, 'best_metric': main_metric}
   config.log_every = '100 steps'
   config.init_from = common.from_scratch()
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
-  config.grad_accumulation = 1
-  config.ema_decay = 0.0
-  config.host_patches = False
-  config.loader_threads = 16
-  config.loader_processes = 0
-  config.log_examples = False
-  config.max_skipped_steps = 0
+  config.update(common.machinery(loader_threads=16))
   return config
 
 

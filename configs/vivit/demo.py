@@ -57,12 +57,5 @@ def get_config(arg: str = '') -> ConfigDict:
   }
   config.checkpoint = {'every': '400 steps', 'keep': 2, 'best_metric': 'top1/motion'}
   config.init_from = common.from_scratch()
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
-  config.grad_accumulation = 1
-  config.ema_decay = 0.0
-  config.host_patches = False
-  config.loader_threads = 2
-  config.loader_processes = 0
-  config.log_examples = False
-  config.max_skipped_steps = 0
+  config.update(common.machinery(loader_threads=2))
   return config

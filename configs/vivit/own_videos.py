@@ -49,10 +49,5 @@ def get_config(arg: str = '') -> ConfigDict:
   config.evaluation = {'every': '5 epochs', 'batch_size': 8, 'joint_tasks': {}, 'pictures': True}
   config.checkpoint = {'every': '5 epochs', 'keep': 2, 'best_metric': 'top1/label'}
   config.init_from = common.from_scratch()
-  config.mesh = {'data': -1, 'fsdp': 1, 'tensor': 1}
-  config.grad_accumulation = 1
-  config.ema_decay = 0.0
-  config.host_patches = False
-  config.loader_threads = 4
-  config.loader_processes = 0
+  config.update(common.machinery(loader_threads=4))
   return config
