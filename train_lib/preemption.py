@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as preempted machines and batch systems send it."""
+"""Being asked to stop: SIGTERM, as preempted machines and batch systems send it, or Ctrl-C."""
 
 import signal
 import threading
@@ -14,12 +14,16 @@ class Preemption:
 
   Call it at the same places in every process: with several, JAX's preemption service agrees on one
   call at which all of them learn of it, so that all stop at the same step.
+
+  The first Ctrl-C is raised here too, as `KeyboardInterrupt`: raised wherever Python happens to be,
+  it would be lost in a callback of the garbage collector. A second one ends the run at once.
   """
 
   def __init__(self) -> None:
     self._received = False
+    self._interrupted = False
     self._calls = 0
-    self._previous: Any = None
+    self._previous: dict[int, Any] = {}
     # Python runs signal handlers in the main thread only; elsewhere, as in a notebook's
     # background thread, the signal keeps its meaning. With several processes JAX listens itself.
     main = threading.current_thread() is threading.main_thread()
@@ -27,19 +31,34 @@ class Preemption:
 
   def __enter__(self) -> Self:
     if self._listens:
-      self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+      self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
+      if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+      ):  # Not one told to ignore it.
+        self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._on_signal)
     return self
 
   def __exit__(self, *_: Any) -> None:
-    if self._listens:
-      signal.signal(signal.SIGTERM, self._previous)
+    for signum, handler in self._previous.items():
+      signal.signal(signum, handler)
+    self._previous = {}
 
   def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-    del signum, frame
-    self._received = True
+    del frame
+    if signum == signal.SIGINT:
+      self._interrupted = True
+      signal.signal(signum, self._previous.pop(signum))
+    else:
+      self._received = True
 
   def __call__(self) -> bool:
-    """Whether to stop here."""
+    """Whether to stop here.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C was pressed.
+    """
+    if self._interrupted:
+      raise KeyboardInterrupt
     if jax.process_count() > 1:
       self._calls += 1
       self._received |= multihost_utils.reached_preemption_sync_point(self._calls)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from errors import CheckpointError, PreemptedError, TrainingDivergedError
-from train_lib import checkpoint, data, evaluation, json_lines, loop, run
+from train_lib import checkpoint, data, evaluation, json_lines, loop, preemption, run
 from train_lib import experiment as experiment_lib
 from train_lib.metric_log import MetricLog
 
@@ -98,6 +98,17 @@ def test_sigterm_within_an_evaluation_saves_first_and_evaluates_after_the_restar
   assert same_parameters(workdir, resumed)
   losses = {step: value for step, name, value in scalars(resumed) if name == 'eval/loss/motion'}
   assert checkpoint.complete_steps(resumed) == sorted({min(losses, key=losses.get), 6})
+
+
+def test_ctrl_c_is_raised_where_the_run_looks_and_a_second_one_at_once():
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  with preemption.Preemption() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+      stop()
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_full_disk_is_named_wherever_the_run_meets_it(tiny_config, tmp_path, monkeypatch):
