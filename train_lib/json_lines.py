@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from errors import DataError
+from train_lib.files import write_atomically
 
 
 class JsonLines:
@@ -77,9 +78,4 @@ def _drop_lines_after(path: Path, step: int | None) -> None:
   if not path.exists():
     return
   kept = [row for row in read(path) if step is None or row['step'] <= step]
-  temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('w', encoding='utf-8') as file:
-    file.writelines(json.dumps(row) + '\n' for row in kept)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
+  write_atomically(path, ''.join(json.dumps(row) + '\n' for row in kept))

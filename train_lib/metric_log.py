@@ -11,7 +11,7 @@ import numpy as np
 
 from errors import TrainingDivergedError
 from train_lib.console import duration, say, scalars
-from train_lib.example_log import ExampleLog
+from train_lib.example_log import NONFINITE, ExampleLog
 from train_lib.experiment import Experiment
 from train_lib.goodput import Goodput
 
@@ -119,7 +119,7 @@ class MetricLog:
     return (
       f'{found} in steps {self._logged + 1:,} to {step:,}, first at step {bad_step:,}{skipped}: '
       f'dataset {self._examples.dataset!r}, examples {_shown(ids)} (all in '
-      f'{self._examples.folder / "nonfinite.jsonl"}). Nothing was saved since. Lower '
+      f'{self._examples.folder / NONFINITE}). Nothing was saved since. Lower '
       '`optimizer.learning_rate`, lengthen `optimizer.warmup`, clip with '
       '`optimizer.max_grad_norm`, or let `max_skipped_steps` updates be skipped.'
     )

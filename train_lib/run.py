@@ -19,6 +19,7 @@ from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
 from train_lib.example_log import ExampleLog
 from train_lib.experiment import Experiment
+from train_lib.files import write_atomically
 from train_lib.goodput import Goodput
 from train_lib.initial import Weights, fresh_state, read_weights
 from train_lib.loop import Hooks, train_steps
@@ -207,7 +208,7 @@ class Training:
   def _train(self, state: TrainState, start: int, evaluated: bool) -> None:
     experiment = self.program.experiment
     if jax.process_index() == 0:
-      (self.folder / CONFIG_FILE).write_text(self.config_json)
+      write_atomically(self.folder / CONFIG_FILE, self.config_json)
     say(tables.parameter_table(state.params))
     self._say_plan()
     with contextlib.ExitStack() as stack:
