@@ -1,7 +1,7 @@
 """The boxes of an example: chosen, moved with the pixels, padded, with their labels."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,65 +33,16 @@ def check(dataset: VideoDataset, clip: ClipConfig, boxes: BoxConfig | None) -> N
 
 def check_room(dataset: VideoDataset, boxes: BoxConfig) -> None:
   """Raises ConfigError if a keyframe has more boxes to evaluate than fit."""
-  found = (dataset.keyframe(row) for row in range(len(dataset)))
-  counts = [len(regions.evaluated(k.scores, k.annotated, boxes)) for k in found]
-  row = int(np.argmax(counts))
+  table = dataset.box_table()
+  chosen = regions.evaluated(table.scores, table.annotated, boxes)
+  counts = np.bincount(table.rows[chosen], minlength=len(dataset))
+  row = int(counts.argmax())
   if counts[row] > boxes.max_boxes:
     raise ConfigError(
       f'boxes.max_boxes: {boxes.max_boxes} do not hold the {counts[row]} boxes to evaluate of '
       f'{dataset.key(row)!r} (row {row} of {dataset.split!r} in {dataset.where}), the most of all '
       f'keyframes. Set it to {counts[row]}, or raise boxes.eval_min_score ({boxes.eval_min_score}).'
     )
-
-
-class TrainingBoxes(NamedTuple):
-  """What there is to train on in a split; detected boxes = used + below_score + unmatched.
-
-  Attributes:
-    keyframes: all of them.
-    without: keyframes without a box to train on, whose examples have a mask of zeros.
-    annotated: annotated boxes.
-    detected: detected boxes.
-    used: boxes to train on.
-    below_score: detected boxes below `train_min_score`.
-    unmatched: the others that overlap no annotated box enough; 0, like `below_score`, where
-      annotated boxes are trained on.
-  """
-
-  keyframes: int
-  without: int
-  annotated: int
-  detected: int
-  used: int
-  below_score: int
-  unmatched: int
-
-  def __str__(self) -> str:
-    text = f'{self.used:,} boxes to train on in {self.keyframes:,} keyframes'
-    if self.below_score or self.unmatched:
-      text += (
-        f', of {self.detected:,} detected ({self.below_score:,} score too low, '
-        f'{self.unmatched:,} match none of {self.annotated:,} annotated boxes)'
-      )
-    return f'{text}; {self.without:,} keyframes without any'
-
-
-def count_training(dataset: VideoDataset, boxes: BoxConfig) -> TrainingBoxes:
-  """Counts what a training on the dataset uses; reads the index alone."""
-  without = annotated = detected = used = low = 0
-  for row in range(len(dataset)):
-    keyframe = dataset.keyframe(row)
-    known = int(keyframe.annotated.sum())
-    chosen, _ = regions.trained(keyframe.boxes, keyframe.scores, keyframe.annotated, boxes)
-    annotated += known
-    detected += len(keyframe.boxes) - known
-    used += len(chosen)
-    without += not len(chosen)
-    low += int((keyframe.scores < np.float32(boxes.train_min_score)).sum())
-  if boxes.train == 'annotated':
-    return TrainingBoxes(len(dataset), without, annotated, detected, used, 0, 0)
-  unmatched = detected - low - used
-  return TrainingBoxes(len(dataset), without, annotated, detected, used, low, unmatched)
 
 
 def train_part(

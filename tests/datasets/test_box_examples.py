@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from datasets import box_examples, clips, geometry
+from datasets import clips, geometry, regions
 from datasets.batches import Loading, eval_batches, train_batches
 from datasets.box_config import BoxConfig
 from datasets.clip_config import ClipConfig
@@ -149,17 +149,17 @@ def test_keyframes_without_boxes_have_empty_masks_and_are_counted(three):
   batches = [trained(three, step=step) for step in range(3)]
   masks = {three.key(int(b['row'][0])): b['box_mask'][0].tolist() for b in batches}
   assert masks == {'a': [1, 1, 0, 0], 'b': [0] * 4, 'c': [0] * 4}
-  counts = box_examples.count_training(three, BOXES)
+  counts = regions.count_training(three.box_table(), BOXES)
   assert counts == (3, 2, 2, 2, 2, 0, 0)
   assert str(counts) == '2 boxes to train on in 3 keyframes; 2 keyframes without any'
-  counts = box_examples.count_training(three, dataclasses.replace(BOXES, train='detected'))
+  counts = regions.count_training(three.box_table(), dataclasses.replace(BOXES, train='detected'))
   assert counts == (3, 3, 2, 2, 0, 1, 1)
   assert str(counts) == (
     '0 boxes to train on in 3 keyframes, of 2 detected (1 score too low, 1 match none of 2 '
     'annotated boxes); 3 keyframes without any'
   )
   config = dataclasses.replace(BOXES, train='detected', train_min_score=0.5)
-  assert box_examples.count_training(three, config) == (3, 2, 2, 2, 1, 0, 1)
+  assert regions.count_training(three.box_table(), config) == (3, 2, 2, 2, 1, 0, 1)
 
 
 def test_evaluation_holds_annotated_and_detected_boxes(one):

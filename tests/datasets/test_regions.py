@@ -1,10 +1,13 @@
 """Overlap, the boxes that are trained on and evaluated, and their jitter."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from datasets import regions
 from datasets.box_config import BoxConfig
+from datasets.keyframes import BoxTable
 from errors import ConfigError
 
 ANNOTATED = [[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]]
@@ -84,6 +87,34 @@ def test_jittered_boxes_stay_in_the_frame_and_are_never_empty():
   assert moved.min() == 0
   assert moved.max() == 1
   assert (moved[:, 2:] > moved[:, :2]).all()
+
+
+def test_counts_are_those_of_the_keyframes_one_by_one():
+  rng = np.random.default_rng(2)
+  sizes = [(int(a), int(d)) for a, d in rng.integers(0, 4, (40, 2))]
+  annotated = np.concatenate([np.arange(a + d) < a for a, d in sizes])
+  low = rng.uniform(0, 0.5, (len(annotated), 2))
+  table = BoxTable(
+    start=np.cumsum([0, *map(sum, sizes)]),
+    boxes=np.concatenate([low, low + rng.uniform(0.2, 0.5, low.shape)], 1).astype(np.float32),
+    scores=np.where(annotated, 1, rng.random(len(annotated))).astype(np.float32),
+    annotated=annotated,
+  )
+  for config in (
+    BoxConfig(max_boxes=9, train_min_score=0.3, min_iou=0.3),
+    BoxConfig(max_boxes=9, train='annotated'),
+  ):
+    found = regions.count_training(table, config)
+    chosen = [
+      len(regions.trained(*(values[a:b] for values in table[1:]), config)[0])
+      for a, b in itertools.pairwise(table.start)
+    ]
+    assert (found.keyframes, found.used, found.without) == (40, sum(chosen), chosen.count(0))
+    assert 0 < found.without < 40
+    if config.train == 'detected':
+      assert found.detected == found.used + found.below_score + found.unmatched
+      assert found.below_score == (table.scores < np.float32(0.3)).sum()
+      assert found.unmatched > 0
 
 
 @pytest.mark.parametrize(
