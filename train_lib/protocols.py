@@ -1,28 +1,30 @@
-"""Protocols: what scores a detection task after an evaluation, on the host, in its field's own way.
+"""What scores the predictions of a task on boxes: the types between evaluation and projects.
 
-A protocol is a callable `protocol(predictions, dataset, task, folder) -> ProtocolResult`, named in
-the config of the task.
+A task names its protocol in the config, `tasks.NAME.protocol`, by import path and arguments.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+
+from datasets.dataset import VideoDataset
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class BoxPredictions:
-  """Predictions for the boxes of a split, each box once, in any order.
+  """Predictions for the M boxes of a split, in the order of its rows and of each row's regions.
 
   Attributes:
-    rows: int64 [M], the dataset's row each box belongs to.
-    boxes: float32 [M, 4] ymin, xmin, ymax, xmax, fractions of the frame.
-    scores: float32 [M], the detector's; 1 for annotated boxes.
-    annotated: bool [M]; False: a detected box.
-    probabilities: float32 [M, K], of each class, in [0, 1].
+    rows: [M] int64, the example of each box.
+    boxes: [M, 4] float32, ymin, xmin, ymax, xmax in [0, 1] of the frame, as they are stored.
+    scores: [M] float32, the detector's confidence; 1 for annotated boxes.
+    annotated: [M] bool, whether a person drew the box rather than a detector.
+    probabilities: [M, K] float32 in [0, 1], of each class.
   """
 
   rows: _Array
@@ -37,11 +39,33 @@ class ProtocolResult:
   """What a protocol found.
 
   Attributes:
-    metrics: Name -> value, for the logs.
-    files: What was written.
-    report: For people, several lines.
+    metrics: `'NAME/TASK'` -> value, for each name of the protocol's `METRICS`.
+    files: what was written.
+    report: for people to read.
   """
 
-  metrics: dict[str, float]
+  metrics: Mapping[str, float]
   files: list[Path]
   report: str
+
+
+class BoxProtocol(Protocol):
+  """Scores a task on boxes.
+
+  Attributes:
+    METRICS: names of the metrics, without the task.
+  """
+
+  METRICS: ClassVar[tuple[str, ...]]
+
+  def __call__(
+    self, predictions: BoxPredictions, dataset: VideoDataset, task: str, folder: Path | None
+  ) -> ProtocolResult:
+    """Scores predictions for all examples of a split; every process calls it with all of them.
+
+    Args:
+      predictions: of the model.
+      dataset: the split, with the annotated boxes and their labels.
+      task: name of the task.
+      folder: where to write files; None: nothing is written.
+    """

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from errors import DataError
-from projects.cofinetune.ava_csv import BoxTable, Keyframe
+from projects.cofinetune.ava_csv import BoxTable, KeyframeName
 
 CAP = 50
 """Detections of a keyframe that count."""
@@ -96,7 +96,7 @@ def evaluate(
   detections: BoxTable,
   names: Mapping[int, str],
   *,
-  excluded: Collection[Keyframe] = (),
+  excluded: Collection[KeyframeName] = (),
   iou: float = 0.5,
 ) -> Evaluation:
   """Scores detections.
@@ -316,6 +316,6 @@ def _on_annotated(groundtruth: BoxTable, keyframe: _Array, boxes: _Array) -> int
 
 
 def _packed(keyframe: _Array, boxes: _Array) -> _Array:
-  """Keyframe and box in thousandths in one int64; what lies far outside the frame is clipped."""
+  """KeyframeName and box in thousandths in one int64; what lies far outside the frame is clipped."""
   thousandths = np.clip(np.rint(boxes * 1000) + 512, 0, 2047).astype(np.int64)
   return (keyframe << 44) + thousandths @ (1 << np.array([33, 22, 11, 0]))

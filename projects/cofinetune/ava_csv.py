@@ -23,19 +23,20 @@ GROUPS = ('head', 'mid', 'tail')
 AVA_GROUPS = Path(__file__).with_name('ava_v2.2_class_groups.csv')
 """Head, mid and tail classes of AVA v2.2, Table 9 of Beyond Transfer Learning."""
 
+BOX_DECIMALS, SCORE_DECIMALS = 6, 9
 _ROWS_AT_ONCE = 100_000
 _LAYOUT = 'video,seconds,x1,y1,x2,y2,class[,score], or video,seconds for a keyframe without boxes'
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Keyframe(NamedTuple):
+class KeyframeName(NamedTuple):
   """A video and a time in it, in seconds with 6 decimals: `902`, `0902` and `902.0` are equal."""
 
   video: str
   seconds: str
 
   @classmethod
-  def parse(cls, video: str, seconds: str) -> 'Keyframe':
+  def parse(cls, video: str, seconds: str) -> 'KeyframeName':
     """Raises a ValueError unless `seconds` is a finite number."""
     try:
       return cls(video, f'{float(decimal.Decimal(seconds)):.6f}')
@@ -59,7 +60,7 @@ class BoxTable:
   """
 
   source: str
-  keyframes: tuple[Keyframe, ...]
+  keyframes: tuple[KeyframeName, ...]
   keyframe: _Array
   boxes: _Array
   labels: _Array
@@ -99,7 +100,7 @@ def read_boxes(path: str | os.PathLike[str], *, with_scores: bool = True) -> Box
   return reader.table()
 
 
-def read_keyframes(path: str | os.PathLike[str]) -> frozenset[Keyframe]:
+def read_keyframes(path: str | os.PathLike[str]) -> frozenset[KeyframeName]:
   """Reads a list of keyframes, `video,seconds` in each row, as AVA's excluded timestamps.
 
   Raises:
@@ -110,7 +111,7 @@ def read_keyframes(path: str | os.PathLike[str]) -> frozenset[Keyframe]:
     if row:
       _check_columns(path, line, row, (2,), 'video,seconds')
       with _named(path, line, 'video,seconds'):
-        found.add(Keyframe.parse(*row))
+        found.add(KeyframeName.parse(*row))
   return frozenset(found)
 
 
@@ -179,15 +180,15 @@ class _Keyframes(dict[tuple[str, str], int]):
   """(video, seconds as written) -> place of the keyframe, in order of appearance."""
 
   def __init__(self) -> None:
-    self._places: dict[Keyframe, int] = {}
+    self._places: dict[KeyframeName, int] = {}
 
   def __missing__(self, written: tuple[str, str]) -> int:
-    place = self._places.setdefault(Keyframe.parse(*written), len(self._places))
+    place = self._places.setdefault(KeyframeName.parse(*written), len(self._places))
     self[written] = place
     return place
 
   @property
-  def order(self) -> tuple[Keyframe, ...]:
+  def order(self) -> tuple[KeyframeName, ...]:
     return tuple(self._places)
 
 
@@ -222,7 +223,7 @@ def write_boxes(
     keys: `video,seconds` of each of the table's keyframes, as it shall stand there.
     with_scores: Whether to write the eighth column.
   """
-  layout = '%s,%.6f,%.6f,%.6f,%.6f,%d' + ',%.9f' * with_scores + '\n'
+  layout = '%s' + f',%.{BOX_DECIMALS}f' * 4 + ',%d' + f',%.{SCORE_DECIMALS}f' * with_scores + '\n'
   rows: list[Iterable[Any]] = [
     (keys[k] for k in table.keyframe),
     *table.boxes[:, [1, 0, 3, 2]].T.tolist(),
