@@ -7,8 +7,8 @@ says that the keyframe is annotated and holds no box. Coordinates are fractions 
 import contextlib
 import csv
 import dataclasses
-import decimal
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,10 +38,10 @@ class KeyframeName(NamedTuple):
   @classmethod
   def parse(cls, video: str, seconds: str) -> 'KeyframeName':
     """Raises a ValueError unless `seconds` is a finite number."""
-    try:
-      return cls(video, f'{float(decimal.Decimal(seconds)):.6f}')
-    except decimal.InvalidOperation as error:
-      raise ValueError(f'could not convert string to a time: {seconds!r}') from error
+    time = float(seconds)
+    if not math.isfinite(time):
+      raise ValueError(f'could not convert string to a time: {seconds!r}')
+    return cls(video, f'{time:.6f}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +224,9 @@ def write_boxes(
     with_scores: Whether to write the eighth column.
   """
   layout = '%s' + f',%.{BOX_DECIMALS}f' * 4 + ',%d' + f',%.{SCORE_DECIMALS}f' * with_scores + '\n'
+  names = [_quoted(key) for key in keys]
   rows: list[Iterable[Any]] = [
-    (keys[k] for k in table.keyframe),
+    (names[k] for k in table.keyframe),
     *table.boxes[:, [1, 0, 3, 2]].T.tolist(),
     table.labels.tolist(),
   ]
@@ -234,8 +235,14 @@ def write_boxes(
     for row in zip(*rows, *[table.scores.tolist()] * with_scores, strict=True):
       file.write(layout % row)
     for k in sorted(set(range(len(keys))) - set(table.keyframe.tolist())):
-      file.write(f'{keys[k]}\n')
+      file.write(f'{names[k]}\n')
   os.replace(partial, path)
+
+
+def _quoted(key: str) -> str:
+  """`video,seconds` as two cells of a csv file, whatever the video's name holds."""
+  video, _, seconds = key.rpartition(',')
+  return '"{}",{}'.format(video.replace('"', '""'), seconds) if set(video) & set(',"') else key
 
 
 def rounded(values: _Array, decimals: int) -> _Array:

@@ -93,7 +93,10 @@ def summary(evaluation: Evaluation, groups: Mapping[str, ClassGroup]) -> str:
     group = metric.partition('_')[2]
     count = sum(not group or entry.group == group for _, entry in scored)
     lines.append(
-      _line('  ' * bool(group) + (group or metric), f'{_number(value)}  {count} classes')
+      _line(
+        '  ' * bool(group) + (group or metric),
+        f'{_number(value)}  {count} class{"es" * (count != 1)}',
+      )
     )
   return '\n'.join(lines)
 
