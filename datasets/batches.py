@@ -19,6 +19,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from datasets.box_config import BoxConfig
 from datasets.clip_config import ClipConfig, require
 from datasets.color import ColorJitterConfig
 from datasets.dataset import VideoDataset
@@ -215,6 +216,7 @@ def train_batches(
   start_step: int = 0,
   places: Sequence[int] | None = None,
   color_jitter: ColorJitterConfig | None = None,
+  boxes: BoxConfig | None = None,
   patch: Patch | None = None,
   max_bad_records: int = 0,
   loading: Loading = Loading(),
@@ -233,6 +235,8 @@ def train_batches(
     start_step: first step to make.
     places: of the global batch, ascending: the examples this host makes; None: all.
     color_jitter: colour distortion on the host, or None.
+    boxes: which boxes, where labels belong to boxes; the batch has then the keys of
+      `datasets.examples.Batch` for them.
     patch: (t, h, w) to cut clips into, `inputs` then uint8 [B,T/t,H/h,W/w,t*h*w*3]; None: frames.
     max_bad_records: records of this host's part that may turn out unreadable; the next one in the
       epoch's order takes the place of each.
@@ -240,7 +244,8 @@ def train_batches(
 
   Raises:
     ConfigError: a number out of range, a batch that does not divide among the processes, patches
-      that do not divide the clip, or a flip that would make labels wrong.
+      that do not divide the clip, a flip that would make labels wrong, or boxes that do not fit the
+      dataset and the clip.
   """
   require(start_step >= 0, 'start_step', 'at least 0', start_step)
   examples = train_examples(
@@ -250,6 +255,7 @@ def train_batches(
     seed=seed,
     places=places,
     color_jitter=color_jitter,
+    boxes=boxes,
     max_bad_records=max_bad_records,
   )
   return Batches(
@@ -270,6 +276,7 @@ def eval_batches(
   temporal_views: int = 1,
   spatial_views: int = 1,
   places: Sequence[int] | None = None,
+  boxes: BoxConfig | None = None,
   patch: Patch | None = None,
   max_bad_records: int = 0,
   loading: Loading = Loading(),
@@ -283,7 +290,7 @@ def eval_batches(
 
   Raises:
     ConfigError: a number out of range, a batch that does not divide among the processes, or patches
-      that do not divide the clip.
+      that do not divide the clip, or a keyframe with more boxes than fit.
   """
   examples = eval_examples(
     dataset,
@@ -292,6 +299,7 @@ def eval_batches(
     temporal_views=temporal_views,
     spatial_views=spatial_views,
     places=places,
+    boxes=boxes,
   )
   return Batches(
     examples if patch is None else PatchExamples(examples, patch),

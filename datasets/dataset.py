@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets.keyframes import BoxTable, Keyframe
 from datasets.manifest import TaskLabels
+from datasets.regions import Regions
 from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -79,6 +81,48 @@ class VideoDataset(abc.ABC):
       DataError: a frame cannot be read; the message says where it lies.
     """
 
+  def keyframe(self, row: int) -> Keyframe:
+    """The annotated keyframe of a video with its boxes, and the times of its frames.
+
+    Raises:
+      DataError: the dataset has no boxes.
+    """
+    raise DataError(
+      f'{self.where}: {self.key(row)!r} (row {row}) has no keyframe with boxes: no label group of '
+      'the dataset is of boxes. `python -m tools.build_records --layout=ava` writes such records.'
+    )
+
+  def box_table(self) -> BoxTable:
+    """The boxes of all keyframes.
+
+    Raises:
+      DataError: the dataset has no boxes.
+    """
+    raise DataError(f'{self.where}: has no boxes.')
+
+  def keyframe_seconds(self, row: int) -> float:
+    """Where the annotated keyframe stands in its video, in seconds.
+
+    Raises:
+      DataError: the dataset has no boxes.
+    """
+    return self.keyframe(row).microseconds / 1e6
+
+  def regions(self, row: int, task: str) -> Regions:
+    """The boxes of a keyframe with a task's labels, annotated ones first.
+
+    Raises:
+      DataError: the dataset has no boxes, or the task's labels belong to clips.
+    """
+    keyframe, group = self.keyframe(row), self._tasks[task]
+    if not group.regions:
+      raise DataError(f'{self.where}: the labels of task {task!r} belong to clips, not to boxes.')
+    labels = np.zeros((len(keyframe.boxes), group.num_classes), np.float32)
+    for i, stored in enumerate(keyframe.labels):
+      own = [x - group.offset for x in stored if 0 <= x - group.offset < group.num_classes]
+      labels[i, own] = 1
+    return Regions(keyframe.boxes, labels, keyframe.scores, keyframe.annotated)
+
   @property
   def tasks(self) -> tuple[str, ...]:
     """Task names, as given."""
@@ -96,11 +140,29 @@ class VideoDataset(abc.ABC):
     """Whether the task's labels are multi-hot vectors rather than class numbers."""
     return self._tasks[task].multi_label
 
+  def has_regions(self, task: str) -> bool:
+    """Whether the task's labels belong to the boxes of a keyframe rather than to a clip."""
+    return self._tasks[task].regions
+
+  @property
+  def region_tasks(self) -> tuple[str, ...]:
+    """The tasks whose labels belong to boxes."""
+    return tuple(task for task in self._tasks if self.has_regions(task))
+
+  def class_ids(self, task: str) -> tuple[int, ...]:
+    """The numbers that files of results call a task's classes by, in label order."""
+    group = self._tasks[task]
+    return group.class_ids or tuple(range(1, group.num_classes + 1))
+
   def labels(self, row: int) -> dict[str, _Array]:
-    """Labels of a video per task: int32 [], or float32 multi-hot [K] for a multi-label group."""
+    """Labels of a video per task: int32 [], or float32 multi-hot [K] for a multi-label group.
+
+    Tasks whose labels belong to boxes are left out: `regions` has them.
+    """
     stored = self.stored_labels(row)
     result = self.empty_labels()
-    for task, group in self._tasks.items():
+    for task in result:
+      group = self._tasks[task]
       own = stored - group.offset
       own = own[(own >= 0) & (own < group.num_classes)]
       if group.multi_label:
@@ -114,4 +176,5 @@ class VideoDataset(abc.ABC):
     return {
       task: np.zeros(group.num_classes, np.float32) if group.multi_label else np.zeros((), np.int32)
       for task, group in self._tasks.items()
+      if not group.regions
     }

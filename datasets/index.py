@@ -2,24 +2,26 @@
 
 import dataclasses
 import hashlib
+import itertools
 import logging
 import math
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datasets import layout, records
+from datasets import keyframes, layout, records
 from datasets import manifest as manifest_lib
+from datasets.keyframes import Keyframe
 from datasets.progress import with_progress
 from errors import DataError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Frames further apart than this in a file are read by separate calls.
 _MERGE_GAP_BYTES = 256 * 1024
@@ -29,10 +31,12 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-  """Arrays over the R records, F frames and L labels of a split.
+  """Arrays over the R records, F frames, L labels and B boxes of a split.
 
-  Records that cannot be used are left out and described in `defect`. Records' frames, labels and
-  keys are concatenated; `*_start` [R+1] int64 says where each record's begin. A frame's byte offset in its shard is `record_offset + frame_offset`.
+  Records that cannot be used are left out and described in `defect`. Records' frames, labels, keys,
+  times and boxes are concatenated; `*_start` [R+1] int64 says where each record's begin. A frame's
+  byte offset in its shard is `record_offset + frame_offset`. Only records with a keyframe have times
+  and boxes.
   """
 
   shard: _Array  # [R] int32, position in the manifest's shard list
@@ -46,6 +50,15 @@ class Index:
   key_start: _Array  # [R+1] int64
   key_bytes: _Array  # [...] uint8, UTF-8
   frame_rate: _Array  # [R] float32, frames per second; 0 where the record does not say
+  keyframe: _Array  # [R] int64, microseconds in the video; -1: no keyframe
+  time_start: _Array  # [R+1] int64
+  time: _Array  # [...] int64, microseconds in the video, of the frames
+  box_start: _Array  # [R+1] int64
+  box: _Array  # [B, 4] float32, ymin, xmin, ymax, xmax in [0, 1]
+  box_score: _Array  # [B] float32
+  box_annotated: _Array  # [B] bool
+  box_label_start: _Array  # [B+1] int64
+  box_label: _Array  # [...] int32, global class index
   defect: _Array  # [D] str, what is wrong with each record that was left out
 
   def __len__(self) -> int:
@@ -70,6 +83,24 @@ class Index:
   def labels(self, row: int) -> _Array:
     """Global class indices of a record, int32 [labels]."""
     return self.label[self.label_start[row] : self.label_start[row + 1]]
+
+  def keyframe_of(self, row: int) -> Keyframe | None:
+    """The keyframe of a record with its boxes, None if it has none."""
+    if self.keyframe[row] < 0:
+      return None
+    begin, end = (int(at) for at in self.box_start[row : row + 2])
+    starts = self.box_label_start[begin : end + 1].tolist()
+    labels = self.box_label[starts[0] : starts[-1]].tolist()
+    return Keyframe(
+      microseconds=int(self.keyframe[row]),
+      times=self.time[self.time_start[row] : self.time_start[row + 1]],
+      boxes=self.box[begin:end],
+      labels=tuple(
+        tuple(labels[a - starts[0] : b - starts[0]]) for a, b in itertools.pairwise(starts)
+      ),
+      scores=self.box_score[begin:end],
+      annotated=self.box_annotated[begin:end],
+    )
 
   def key(self, row: int) -> str:
     """Name of a record."""
@@ -151,7 +182,8 @@ def build(directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, sp
   """Scans a split's shards, with a progress bar when that takes more than two seconds.
 
   A record is left out, and described in the index, when it is no SequenceExample, lacks frames,
-  labels or a key, has a label out of range or not exactly one in a single-label group.
+  labels or a key, has a label out of range or not exactly one in a single-label group, or where
+  labels belong to boxes lacks a keyframe among its frames, or has boxes that are none.
 
   Raises:
     DataError: gzip, truncation or foreign framing; a record count that differs from the manifest;
@@ -250,6 +282,7 @@ class _Builder:
     self._labels: list[list[int]] = []
     self._keys: list[bytes] = []
     self._frame_rates: list[float] = []
+    self._keyframes: list[Keyframe | None] = []
     self._defects: list[str] = []
 
   def add(self, shard: int, offset: int, payload: bytes, where: str) -> None:
@@ -279,10 +312,13 @@ class _Builder:
     frames = [(at, n, zlib.crc32(payload[at : at + n])) for at, n in example.frames or ()]
     self._records.append((shard, offset))
     self._frames.append(np.array(frames, np.uint32))
-    self._labels.append(example.context[records.LABEL_INDEX])
+    self._labels.append(example.context.get(records.LABEL_INDEX, []))
     self._keys.append((key or '').encode())
     rate = example.context.get(records.FRAME_RATE) or [0.0]
     self._frame_rates.append(float(rate[0]) if isinstance(rate[0], float | int) else 0.0)
+
+    has_keyframe = any(task.regions for task in self._tasks.values())
+    self._keyframes.append(keyframes.read(example) if has_keyframe else None)
 
   def finish(self) -> Index:
     if not self._records:
@@ -303,8 +339,30 @@ class _Builder:
       key_start=_starts(self._keys),
       key_bytes=np.frombuffer(b''.join(self._keys), np.uint8),
       frame_rate=np.array(self._frame_rates, np.float32),
+      **_keyframe_arrays(self._keyframes),
       defect=np.array(self._defects, np.str_),
     )
+
+
+def _keyframe_arrays(found: Sequence[Keyframe | None]) -> dict[str, _Array]:
+  """The arrays of an Index about keyframes, by name."""
+  there = [keyframe for keyframe in found if keyframe is not None]
+  labels = [of_box for keyframe in there for of_box in keyframe.labels]
+
+  def joined(parts: Iterable[_Array], empty: _Array) -> _Array:
+    return np.concatenate([empty, *parts])
+
+  return {
+    'keyframe': np.array([-1 if k is None else k.microseconds for k in found], np.int64),
+    'time_start': _starts([() if k is None else k.times for k in found]),
+    'time': joined((k.times for k in there), np.empty(0, np.int64)),
+    'box_start': _starts([() if k is None else k.boxes for k in found]),
+    'box': joined((k.boxes for k in there), np.empty((0, 4), np.float32)),
+    'box_score': joined((k.scores for k in there), np.empty(0, np.float32)),
+    'box_annotated': joined((k.annotated for k in there), np.empty(0, bool)),
+    'box_label_start': _starts(labels),
+    'box_label': np.array([x for of_box in labels for x in of_box], np.int32),
+  }
 
 
 def _starts(items: Iterable[Any]) -> _Array:

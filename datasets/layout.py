@@ -3,25 +3,27 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from datasets import records
+from datasets import keyframes, records, region_records
 from datasets.manifest import TaskLabels
 
 
 class Problem(NamedTuple):
   """What is wrong with a record: of which kind, and in words."""
 
-  kind: Literal['layout', 'frames', 'labels']
+  kind: Literal['layout', 'frames', 'labels', 'regions']
   text: str
 
 
 def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) -> Iterator[Problem]:
   """Yields what is wrong with a record, the most fundamental first.
 
+  Where labels belong to boxes, a record needs a keyframe, and labels of clips only for other groups.
+
   Args:
     example: the record.
     tasks: label groups of the manifest.
   """
-  found = sorted([*example.context, *example.list_names])
+  found = sorted([*example.context, *example.lists])
   wanted = [records.FRAMES, records.LABEL_INDEX, f'{records.KEY} (or {records.KEY_FALLBACK})']
   layout = f'The record has {found}; wanted {wanted}.'
   if example.key is None:
@@ -32,10 +34,15 @@ def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) ->
   empty = [i for i, (_, length) in enumerate(example.frames or ()) if length == 0]
   if empty:
     yield Problem('frames', f'frames {empty[:5]} have no bytes. Write the record again.')
-  if records.LABEL_INDEX not in example.context:
-    yield Problem('layout', f'no labels. {layout}')
-  else:
+  if records.LABEL_INDEX in example.context:
     yield from _label_problems(example.context[records.LABEL_INDEX], tasks)
+  elif not all(task.regions for task in tasks.values()):
+    yield Problem('layout', f'no labels. {layout}')
+  if any(task.regions for task in tasks.values()):
+    if region_records.KEYFRAME in example.lists:
+      yield from (Problem('regions', text) for text in keyframes.problems(example, tasks))
+    else:
+      yield Problem('layout', f'no keyframe, {region_records.KEYFRAME!r}. {layout}')
 
 
 def _label_problems(labels: list[Any], tasks: Mapping[str, TaskLabels]) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from errors import DataError
 
@@ -42,13 +42,32 @@ class Split:
     return sum(shard.examples for shard in self.shards)
 
 
+class Group(NamedTuple):
+  """What `create` needs to know of a label group: `TaskLabels` without the place among the others."""
+
+  classes: Sequence[str]
+  multi_label: bool = False
+  regions: bool = False
+  class_ids: Sequence[int] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskLabels:
-  """One label group: class k of the group is stored as `offset + k` in `clip/label/index`."""
+  """One label group.
+
+  Attributes:
+    classes: names.
+    multi_label: whether there may be any number of labels, rather than exactly one.
+    offset: class k is stored as `offset + k`, in `clip/label/index` or `region/label/index`.
+    regions: whether labels belong to the boxes of a keyframe rather than to a clip.
+    class_ids: the numbers that files of results call the classes by; (): 1 to K.
+  """
 
   classes: tuple[str, ...]
   multi_label: bool
   offset: int
+  regions: bool = False
+  class_ids: tuple[int, ...] = ()
 
   @property
   def num_classes(self) -> int:
@@ -79,13 +98,14 @@ class Manifest:
 
 def create(
   splits: Sequence[Split],
-  tasks: Mapping[str, tuple[Sequence[str], bool]],
+  tasks: Mapping[str, Group | tuple[Sequence[str], bool]],
   source: Mapping[str, Any] | None = None,
 ) -> Manifest:
-  """Builds a manifest from splits and `{group: (classes, multi_label)}`, offsets in that order.
+  """Builds a manifest from splits and groups, or `{group: (classes, multi_label)}`, numbered in order.
 
   Raises:
-    DataError: an empty split, no splits or groups, or duplicate names.
+    DataError: an empty split, no splits or groups, duplicate names, a group of boxes that is not
+      multi_label, or ids that do not fit the classes.
   """
   groups = offset_groups(tasks)
   by_name = {split.name: split for split in splits}
@@ -96,13 +116,22 @@ def create(
   return manifest
 
 
-def offset_groups(tasks: Mapping[str, tuple[Sequence[str], bool]]) -> dict[str, TaskLabels]:
-  """Label groups of `{group: (classes, multi_label)}`, each numbered on from the one before."""
+def offset_groups(
+  tasks: Mapping[str, Group | tuple[Sequence[str], bool]],
+) -> dict[str, TaskLabels]:
+  """The label groups, each numbered on from the one before."""
   groups: dict[str, TaskLabels] = {}
   offset = 0
-  for name, (classes, multi_label) in tasks.items():
-    groups[name] = TaskLabels(tuple(classes), bool(multi_label), offset)
-    offset += len(classes)
+  for name, given in tasks.items():
+    group = Group(*given)
+    groups[name] = TaskLabels(
+      tuple(group.classes),
+      bool(group.multi_label),
+      offset,
+      bool(group.regions),
+      tuple(group.class_ids),
+    )
+    offset += len(group.classes)
   return groups
 
 
@@ -197,7 +226,12 @@ def _from_json(content: Mapping[str, Any]) -> Manifest:
       )
   tasks = offset_groups(
     {
-      name: ([str(label) for label in task['classes']], task['multi_label'])
+      name: Group(
+        [str(label) for label in task['classes']],
+        task['multi_label'],
+        task.get('regions', False),
+        [int(number) for number in task.get('class_ids', ())],
+      )
       for name, task in content['tasks'].items()
     }
   )
@@ -215,10 +249,17 @@ def _splits_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _tasks_json(manifest: Manifest) -> dict[str, Any]:
-  return {
-    name: {'classes': list(task.classes), 'multi_label': task.multi_label}
-    for name, task in manifest.tasks.items()
-  }
+  return {name: _task_json(task) for name, task in manifest.tasks.items()}
+
+
+def _task_json(task: TaskLabels) -> dict[str, Any]:
+  """Without what is as it was before there were boxes, so that older manifests keep their hash."""
+  content = {'classes': list(task.classes), 'multi_label': task.multi_label}
+  if task.regions:
+    content['regions'] = True
+  if task.class_ids:
+    content['class_ids'] = list(task.class_ids)
+  return content
 
 
 def _check_content(manifest: Manifest, where: str) -> None:
@@ -235,6 +276,14 @@ def _check_content(manifest: Manifest, where: str) -> None:
     if len(set(task.classes)) != len(task.classes):
       repeated = sorted({label for label in task.classes if task.classes.count(label) > 1})
       raise DataError(f'{where}: label group {name!r} repeats class names: {repeated[:5]}.')
+    if task.regions and not task.multi_label:
+      raise DataError(f'{where}: label group {name!r} is of boxes, which needs multi_label.')
+    ids = set(task.class_ids)
+    if ids and not len(ids) == len(task.class_ids) == task.num_classes:
+      raise DataError(
+        f'{where}: label group {name!r} has {task.num_classes} classes and {len(ids)} different ids '
+        f'among {len(task.class_ids)}; expected one for each.'
+      )
 
 
 def check_shard(directory: str | os.PathLike[str], shard: Shard) -> None:

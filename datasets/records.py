@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from datasets.crc32c import masked_crc32c
 from datasets.manifest import Shard, Split, temporary_path
+from datasets.region_records import Region, feature_lists
 from errors import DataError
 
 FRAMES = 'image/encoded'
@@ -54,6 +55,9 @@ def encode_example(
   end_microseconds: int | None = None,
   image_format: str = 'jpeg',
   frame_microseconds: Sequence[int] = (),
+  keyframe_microseconds: int | None = None,
+  regions: Sequence[Region] = (),
+  proposals: Sequence[Region] = (),
 ) -> bytes:
   """Serialises one clip as a `tf.train.SequenceExample`.
 
@@ -69,17 +73,22 @@ def encode_example(
     end_microseconds: where it ends; default: the start plus the frames' duration.
     image_format: value of `image/format`.
     frame_microseconds: where each frame stands in its video; () leaves `image/timestamp` out.
+    keyframe_microseconds: where the annotated keyframe stands in the video; None: boxes have no place.
+    regions: its annotated boxes, one for each label of each box, labels counting through all groups.
+    proposals: its detected boxes.
 
   Returns:
     The same bytes for the same clip.
 
   Raises:
-    DataError: no frames.
+    DataError: no frames, or boxes without a keyframe.
   """
   tf = _tensorflow()
 
   if not frames:
     raise DataError(f'clip {key!r}: no frames to encode.')
+  if keyframe_microseconds is None and (regions or proposals):
+    raise DataError(f'clip {key!r}: has boxes, but no keyframe that they are of.')
   if end_microseconds is None:
     end_microseconds = start_microseconds + round(len(frames) * 1e6 / frame_rate)
   context: dict[str, Any] = {
@@ -97,12 +106,15 @@ def encode_example(
   example = tf.train.SequenceExample()
   for name, values in context.items():
     _set_values(example.context.feature[name], values)
-  frame_list = example.feature_lists.feature_list[FRAMES]
-  for frame in frames:
-    frame_list.feature.add().bytes_list.value.append(frame)
-  for timestamp in frame_microseconds:
-    times = example.feature_lists.feature_list[TIMESTAMP]
-    times.feature.add().int64_list.value.append(timestamp)
+  lists: dict[str, list[list[Any]]] = {FRAMES: [[frame] for frame in frames]}
+  if frame_microseconds:
+    lists[TIMESTAMP] = [[timestamp] for timestamp in frame_microseconds]
+  if keyframe_microseconds is not None:
+    of_keyframe = feature_lists(keyframe_microseconds, regions, proposals)
+    lists |= {name: [values] for name, values in of_keyframe.items()}
+  for name, steps in lists.items():
+    for values in steps:
+      _set_values(example.feature_lists.feature_list[name].feature.add(), values)
   serialised: bytes = example.SerializeToString(deterministic=True)
   return serialised
 
@@ -275,13 +287,14 @@ class ParsedExample:
   """A SequenceExample's context values and where its frames lie.
 
   `context` maps a name to its values (ints, floats or bytes); `frames` holds offset and length of
-  each value of the frame list inside the payload, None when the list is absent; `list_names` names
-  all feature lists.
+  each value of the frame list inside the payload, None when the list is absent; `lists` says where
+  each feature list begins and ends.
   """
 
   context: Mapping[str, list[Any]]
   frames: tuple[Span, ...] | None
-  list_names: tuple[str, ...]
+  lists: Mapping[str, Span]
+  payload: bytes = dataclasses.field(repr=False)
 
   @property
   def key(self) -> str | None:
@@ -291,6 +304,15 @@ class ParsedExample:
       if values and isinstance(values[0], bytes):
         return values[0].decode(errors='replace')
     return None
+
+  def list_values(self, name: str) -> list[list[Any]]:
+    """Values (ints, floats or bytes) of each step of a feature list that is there.
+
+    Raises:
+      DataError: the bytes are no such list.
+    """
+    steps = _messages(self.payload, *self.lists[name], 1)
+    return [_feature_values(self.payload, *step) for step in steps]
 
 
 def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedExample:
@@ -318,7 +340,7 @@ def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedE
     frames = tuple(
       _single_bytes(payload, *feature) for feature in _messages(payload, *lists[frames_name], 1)
     )
-  return ParsedExample(context, frames, tuple(lists))
+  return ParsedExample(context, frames, lists, payload)
 
 
 def _fields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -149,7 +149,7 @@ def check_layout(path: str | os.PathLike[str], payload: bytes) -> None:
     example = records.parse_sequence_example(payload)
   except DataError as error:
     raise DataError(f'{path}: not a SequenceExample ({error}). Wanted: {wanted}.') from error
-  found = f'found context {sorted(example.context)}, feature lists {sorted(example.list_names)}'
+  found = f'found context {sorted(example.context)}, feature lists {sorted(example.lists)}'
   labels = example.context.get(records.LABEL_INDEX)
   missing = [
     name

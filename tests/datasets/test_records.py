@@ -52,7 +52,7 @@ def test_parse_gives_values_and_spans():
   assert example.context['clip/label/index'] == [3, 100]
   assert example.context['image/frame_rate'] == [25.0]
   assert example.key == 'a key'
-  assert example.list_names == ('image/encoded',)
+  assert list(example.lists) == ['image/encoded']
   assert [payload[at : at + n] for at, n in example.frames] == FRAMES
 
 
@@ -91,7 +91,7 @@ def test_parser_agrees_with_tensorflow_on_random_examples(seed):
   frames = example.feature_lists.feature_list['image/encoded'].feature
   wanted_frames = [feature.bytes_list.value[0] for feature in frames]
   assert [payload[at : at + n] for at, n in parsed.frames] == wanted_frames
-  assert set(parsed.list_names) == {'image/encoded', 'other'}
+  assert set(parsed.lists) == {'image/encoded', 'other'}
 
 
 def test_unknown_fields_are_skipped():
