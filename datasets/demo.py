@@ -6,6 +6,7 @@ are labels.
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -167,7 +168,7 @@ class Actor:
 
   def points(self, frame: int) -> _Array:
     """The outline in a frame, float64 [points, 2], x and y in px."""
-    cos, sin = np.cos(self.angle[frame]), np.sin(self.angle[frame])
+    cos, sin = math.cos(self.angle[frame]), math.sin(self.angle[frame])
     turned = self.radius[frame] * self.outline @ np.array([[cos, sin], [-sin, cos]])
     points: _Array = turned + self.centre[frame]
     return points
@@ -246,12 +247,12 @@ def render(scene: Scene) -> Iterator[_Array]:
 
 def _paint(frame: _Array, actor: Actor, number: int) -> None:
   """Draws an actor's frame `number` over a float32 frame [H, W, 3]."""
-  points = actor.points(number)
+  opacity = actor.opacity[number]
   mask = np.zeros((SIZE, SIZE), np.uint8)
-  fixed = np.round(points * 16).astype(np.int32)
+  fixed = np.rint(actor.points(number) * 16).astype(np.int32)
   cv2.fillPoly(mask, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
-  low = np.clip(np.floor(points.min(axis=0)).astype(int) - 2, 0, SIZE)
-  high = np.clip(np.ceil(points.max(axis=0)).astype(int) + 3, 0, SIZE)
-  window = np.s_[low[1] : high[1], low[0] : high[0]]
-  alpha = (mask[window] / np.float32(255) * actor.opacity[number])[..., None]
-  frame[window] += alpha * (actor.colour - frame[window])
+  left, top, width, height = cv2.boundingRect(mask)
+  window = np.s_[top : top + height, left : left + width]
+  alpha = (mask[window] / np.float32(255) * opacity)[..., None]
+  under = frame[window]
+  under += alpha * (actor.colour - under)
