@@ -150,16 +150,23 @@ class TrainExamples:
     return self.clip.shape
 
   def __call__(self, position: int, out: _Array) -> Sequence[Batch]:
+    return self.at(self.whole_position(position), out)
+
+  def whole_position(self, position: int) -> int:
+    """Position in the stream over all hosts of a position of this host's."""
+    step, i = divmod(position, len(self.groups))
+    return step * self.step_groups + int(self.groups[i])
+
+  def at(self, position: int, out: _Array) -> Sequence[Batch]:
+    """The examples at a position of the stream over all hosts, their pixels in `out`."""
     drawn = self.draw(position, out)
     examples = [_example(part, drawn.row) for part in drawn.parts]
     examples[0]['skipped'] = drawn.skipped
     return examples
 
   def draw(self, position: int, out: _Array | None = None) -> Drawn:
-    """The clips at a position of this host's stream, their pixels in `out` or fresh memory."""
-    step, i = divmod(position, len(self.groups))
-    whole = step * self.step_groups + int(self.groups[i])
-    epoch, rank = divmod(whole, len(self.dataset))
+    """The clips at a position of the stream over all hosts, their pixels in `out` or fresh memory."""
+    epoch, rank = divmod(position, len(self.dataset))
     order = _order(self.seed, epoch, len(self.dataset))
     skipped: list[tuple[int, str]] = []
     while True:

@@ -1,6 +1,6 @@
 """Heads that several papers use: `Features` -> float32 logits."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import linen as nn
 from errors import ConfigError
 from models import layers
 from models.features import Features
+from models.roi_align import roi_align
 
 KERNEL_INITS: dict[str, layers.Initializer] = {
   'zeros': nn.initializers.zeros,
@@ -17,8 +18,8 @@ KERNEL_INITS: dict[str, layers.Initializer] = {
 }
 
 
-class LinearHead(nn.Module, kw_only=True):
-  """Dropout, optional Dense + tanh (`pre_logits`), Dense (`output_projection`) on `pooled`.
+class OutputLayers(nn.Module, kw_only=True):
+  """What all heads end in: dropout, optional Dense + tanh (`pre_logits`), Dense (`output_projection`).
 
   Attributes:
     num_classes: K.
@@ -36,13 +37,8 @@ class LinearHead(nn.Module, kw_only=True):
   bias_init: float = 0.0
   dtype: Any = jnp.float32
 
-  @nn.compact
-  def __call__(self, features: Features, *, train: bool) -> jax.Array:
-    """Returns float32 logits [B, K]."""
-    return self.classify(features.pooled, train)
-
   def classify(self, pooled: jax.Array, train: bool) -> jax.Array:
-    """pooled [B, C] -> float32 logits [B, K]; call it inside a compact method.
+    """pooled [..., C] -> float32 logits [..., K]; call it inside a compact method.
 
     Raises:
       ConfigError: `kernel_init` is unknown.
@@ -69,8 +65,84 @@ class LinearHead(nn.Module, kw_only=True):
     )(x)
 
 
-class MAPHead(LinearHead, kw_only=True):
-  """Multihead attention pooling over `tokens`, then `LinearHead`'s layers (as in big_vision).
+class LinearHead(OutputLayers, kw_only=True):
+  """`OutputLayers` on one vector a clip.
+
+  Attributes:
+    pooling: 'trunk', the clip's representation as the trunk pools it, or 'mean', the mean of all
+      tokens (Beyond Transfer Learning, section 3.1). With ViViT's factorised encoder the latter sees
+      the temporal encoder only if the trunk's `temporal_context` is not 'none'.
+  """
+
+  pooling: str = 'trunk'
+
+  @nn.compact
+  def __call__(self, features: Features, *, train: bool) -> jax.Array:
+    """Returns float32 logits [B, K].
+
+    Raises:
+      ConfigError: `pooling` is unknown.
+    """
+    if self.pooling not in ('trunk', 'mean'):
+      raise ConfigError(f"head.pooling={self.pooling!r}: expected 'trunk' or 'mean'.")
+    pooled = features.pooled if self.pooling == 'trunk' else features.tokens.mean(axis=1)
+    return self.classify(pooled, train)
+
+
+class DetectionHead(OutputLayers, kw_only=True):
+  """ROI-Align on the tokens of each box's tube, then `OutputLayers` (Beyond Transfer Learning, Eq. 1-2).
+
+  A tube is a keyframe's box in every frame. ROI-Align is linear in the features and, for one box, the
+  same in every frame: the mean of its results over the tube is its result for the mean over time,
+  which is taken first, so that one map is sampled instead of nt. The paper does not say how the cells
+  of a box become one vector; the default is the maximum, as in SlowFast's detection head.
+
+  Attributes:
+    pool: over the cells of a box: 'max' or 'mean'.
+    output_size, sampling_ratio, aligned: see `roi_align`; the defaults are SlowFast's.
+  """
+
+  takes_boxes: ClassVar[bool] = True
+
+  pool: str = 'max'
+  output_size: tuple[int, int] = (7, 7)
+  sampling_ratio: int = 0
+  aligned: bool = True
+
+  @nn.compact
+  def __call__(self, features: Features, *, boxes: jax.Array, train: bool) -> jax.Array:
+    """Classifies what is in each box.
+
+    Args:
+      features: those of a trunk whose tokens lie on one grid.
+      boxes: [B, N, 4] float32 (ymin, xmin, ymax, xmax) in [0, 1] of the trunk's input, square or
+        not. Padding, four zeros, has finite logits, and finite gradients.
+      train: dropout on or off.
+
+    Returns:
+      float32 logits [B, N, K].
+
+    Raises:
+      ConfigError: `pool` is unknown, or `output_size` is not two positive numbers.
+    """
+    if self.pool not in ('max', 'mean'):
+      raise ConfigError(f"head.pool={self.pool!r}: expected 'max' or 'mean'.")
+    batch, _, width = features.tokens.shape
+    image = features.tokens.reshape(batch, *features.grid, width).mean(axis=1)  # [B, nh, nw, C]
+    size = jnp.asarray(features.grid[1:] * 2, jnp.float32)  # nh, nw, nh, nw
+    cells = roi_align(
+      image,
+      boxes * size,
+      output_size=tuple(self.output_size),
+      sampling_ratio=self.sampling_ratio,
+      aligned=self.aligned,
+    )  # [B, N, ph, pw, C]
+    pooled = cells.max(axis=(2, 3)) if self.pool == 'max' else cells.mean(axis=(2, 3))
+    return self.classify(pooled, train)
+
+
+class MAPHead(OutputLayers, kw_only=True):
+  """Multihead attention pooling over `tokens`, then `OutputLayers` (as in big_vision).
 
   Attributes:
     num_heads, mlp_dim: of the pooling block; big_vision uses the trunk's heads and 4 * C.

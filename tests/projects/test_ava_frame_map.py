@@ -1,0 +1,182 @@
+"""The protocol object and the stand-alone command, which must agree."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from datasets.regions import Regions
+from errors import ConfigError, DataError
+from projects.cofinetune import ava_report
+from projects.cofinetune.frame_map import FrameMAP
+from train_lib.protocols import BoxPredictions
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = ROOT / 'tests' / 'fixtures' / 'ava'
+BOXES = np.array([[0.1, 0.1, 0.6, 0.5], [0.3, 0.5, 0.9, 0.95], [0.05, 0.6, 0.3, 0.8]], np.float32)
+
+
+class Keyframes:
+  """Six keyframes of two videos (with commas in their names); keyframe 5 has no annotated box. Classes 12, 3 and 80."""
+
+  where, split = 'data/fake', 'test'
+
+  def __init__(self, keys=None):
+    self.keys = keys or [f'v,1.{i // 3},{902 + i:04d}' for i in range(6)]
+    rng = np.random.default_rng(0)
+    self.labels = (rng.random((5, 2, 3)) < 0.5).astype(np.float32)
+    self.labels[:, :, 0] = np.maximum(self.labels[:, :, 0], 1 - self.labels.max(axis=2))
+
+  def __len__(self):
+    return 6
+
+  def key(self, row):
+    return self.keys[row]
+
+  def class_names(self, task):
+    return ('stand', 'crouch/kneel', 'watch (a person)')
+
+  def class_ids(self, task):
+    return (12, 3, 80)
+
+  def regions(self, row, task):
+    annotated = np.arange(3) < (2 if row < 5 else 0)
+    labels = np.zeros((3, 3), np.float32)
+    if row < 5:
+      labels[:2] = self.labels[row]
+    return Regions(BOXES, labels, np.array([1, 1, 0.9], np.float32), annotated)
+
+
+def predict(dataset, seed=0):
+  """A detected box near each annotated one and an annotated one, probabilities by chance."""
+  rng = np.random.default_rng(seed)
+  rows = np.repeat(np.arange(5), 4)
+  shift = rng.uniform(-0.03, 0.03, (20, 4)) * (np.arange(20) % 4 < 2)[:, None]
+  return BoxPredictions(
+    rows=rows,
+    boxes=(BOXES[np.arange(20) % 2] + shift).astype(np.float32),
+    scores=rng.uniform(0.8, 1, 20).astype(np.float32),
+    annotated=np.arange(20) % 4 >= 2,
+    probabilities=rng.random((20, 3)).astype(np.float32),
+  )
+
+
+@pytest.fixture(scope='module')
+def scored(tmp_path_factory):
+  """(result, folder) of a protocol on the fake."""
+  folder = tmp_path_factory.mktemp('eval')
+  dataset = Keyframes()
+  return FrameMAP()(predict(dataset), dataset, 'action', folder), folder
+
+
+def test_writes_what_it_says(scored):
+  result, folder = scored
+  assert set(result.metrics) == {
+    'mAP/action', 'mAP_head/action', 'mAP_mid/action', 'mAP_annotated_boxes/action'
+  }  # fmt: skip
+  names = ['groundtruth_action.csv', 'detections_action.csv', 'ava_action.json', 'ap_action.png']
+  assert result.files == [folder / name for name in names]
+  content = json.loads((folder / 'ava_action.json').read_text())
+  assert content['detected_boxes']['mAP'] == result.metrics['mAP/action']
+  assert content['annotated_boxes']['mAP'] == result.metrics['mAP_annotated_boxes/action']
+  assert content['annotated_boxes']['boxes'] == ava_report.ANNOTATED
+  assert (folder / 'ap_action.png').read_bytes()[:4] == b'\x89PNG'
+  assert (folder / 'groundtruth_action.csv').read_text().endswith('"v,1.1",0907\n')
+  assert 'detections    30 rows: 30 used' in result.report
+  assert 'keyframes     6 evaluated, 1 of them without annotated boxes' in result.report
+  assert f'boxes         {ava_report.ANNOTATED}' in result.report
+
+
+def test_annotated_and_detected_boxes_are_scored_apart(scored):
+  dataset = Keyframes()
+  right = predict(dataset)
+  probabilities = np.where(
+    right.annotated[:, None], dataset.labels[right.rows, np.arange(20) % 2], 0.5
+  ).astype(np.float32)
+  perfect = BoxPredictions(right.rows, right.boxes, right.scores, right.annotated, probabilities)
+  result = FrameMAP()(perfect, dataset, 'action', None)
+  assert result.metrics['mAP_annotated_boxes/action'] == 1.0
+  assert 0 < result.metrics['mAP/action'] < 1
+  assert result.files == []
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'projects.cofinetune.evaluate_ava', *arguments],
+    capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ,
+  )  # fmt: skip
+
+
+def test_the_command_scores_the_files_to_the_same_number(scored, tmp_path):
+  result, folder = scored
+  labels = ''.join(
+    f'item {{\n  name: "{name}"\n  id: {i}\n}}\n'
+    for i, name in zip(Keyframes().class_ids(''), Keyframes().class_names(''))
+  )
+  (tmp_path / 'labels.pbtxt').write_text(labels)
+  done = command(
+    f'--groundtruth={folder}/groundtruth_action.csv',
+    f'--detections={folder}/detections_action.csv',
+    f'--labelmap={tmp_path}/labels.pbtxt',
+    f'--json={tmp_path}/scores.json',
+    f'--out={tmp_path}/new',
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'scores.json').read_text())
+  written = json.loads((folder / 'ava_action.json').read_text())['detected_boxes']
+  written['boxes'] = found['boxes']
+  assert found == written
+  assert f'mAP           {result.metrics["mAP/action"]:.4f}' in done.stdout
+  assert (tmp_path / 'new' / 'ap.png').stat().st_size > 1000
+
+
+def test_the_command_names_mistakes():
+  case = CASES / 'case1_basic'
+  done = command(
+    f'--groundtruth={case}/groundtruth.csv',
+    f'--detections={case}/labelmap.pbtxt',
+    f'--labelmap={case}/labelmap.pbtxt',
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith(f'DataError: {case}/labelmap.pbtxt, line 1: 1 columns')
+
+
+def test_an_map_of_zero_explains_itself():
+  dataset = Keyframes()
+  good = predict(dataset)
+  pixels = BoxPredictions(
+    good.rows, good.boxes * 64, good.scores, good.annotated, good.probabilities
+  )
+  result = FrameMAP()(pixels, dataset, 'action', None)
+  assert result.metrics['mAP/action'] == 0
+  assert 'mAP is 0: no detection is right. What was compared with what:' in result.report
+  assert 'keyframes                6             6             6' in result.report
+
+
+def test_only_classes_of_the_label_map_count(tmp_path):
+  (tmp_path / 'some.pbtxt').write_text('item {\n  name: "stand"\n  id: 12\n}\n')
+  dataset = Keyframes()
+  some = FrameMAP(evaluated_classes=str(tmp_path / 'some.pbtxt'))
+  result = some(predict(dataset), dataset, 'action', None)
+  assert 'classes       1 of 3; 1 have annotated boxes' in result.report
+  assert set(result.metrics) == {
+    'mAP/action', 'mAP_head/action', 'mAP_annotated_boxes/action'
+  }  # fmt: skip
+  (tmp_path / 'some.pbtxt').write_text('item {\n  name: "swim"\n  id: 13\n}\n')
+  with pytest.raises(ConfigError, match=r'has the class ids \[13\], which data/fake does not have'):
+    some(predict(dataset), dataset, 'action', None)
+
+
+def test_keys_must_name_keyframes():
+  dataset = Keyframes([f'clip{i}' for i in range(6)])
+  with pytest.raises(DataError, match="The key 'clip0' names no keyframe"):
+    FrameMAP()(predict(dataset), dataset, 'action', None)
+
+
+def test_the_threshold_has_a_range():
+  with pytest.raises(ConfigError, match=r'protocol\.iou: expected a number'):
+    FrameMAP(iou=0)
