@@ -6,8 +6,9 @@ are labels.
 """
 
 import dataclasses
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,19 +64,43 @@ def write(
         'so that the classes are balanced.'
       )
   source = {'generator': 'datasets.demo', 'version': _VERSION, 'seed': seed, **sizes}
+  group = manifest.Group(CLASSES)
+  return find_or_write(directory, source, sizes, {GROUP: group}, _clips)
+
+
+def find_or_write(
+  directory: str | os.PathLike[str],
+  source: dict[str, Any],
+  sizes: Mapping[str, int],
+  groups: Mapping[str, manifest.Group],
+  clips: Callable[[np.random.Generator, str, int], Iterator[bytes]],
+) -> manifest.Manifest:
+  """Writes a procedural dataset with its indexes, or finds it there.
+
+  Args:
+    directory: where to, created when missing.
+    source: what decides every byte, `seed` among it; goes into the manifest.
+    sizes: split -> examples.
+    groups: label groups.
+    clips: yields the serialised examples of a split, given its random numbers, name and size; they
+      are shuffled.
+
+  Raises:
+    DataError: the directory holds another dataset.
+  """
   if (Path(directory) / manifest.FILE_NAME).exists():
     return _existing(Path(directory), source)
   splits = []
   for number, (split, count) in enumerate(sizes.items()):
-    rng = np.random.default_rng((number, seed))
-    clips = list(_clips(rng, split, count))
-    shuffled = (clips[i] for i in rng.permutation(count))
+    rng = np.random.default_rng((number, source['seed']))
+    made = list(clips(rng, split, count))
+    shuffled = (made[i] for i in rng.permutation(count))
     splits.append(records.write_split(directory, split, shuffled, 4 if count >= 64 else 2))
-  made = manifest.create(splits, {GROUP: (CLASSES, False)}, source)
+  described = manifest.create(splits, groups, source)
   for split in sizes:
-    index.save(directory, made, split, index.build(directory, made, split))
-  manifest.write(directory, made)
-  return made
+    index.save(directory, described, split, index.build(directory, described, split))
+  manifest.write(directory, described)
+  return described
 
 
 def _existing(directory: Path, source: dict[str, Any]) -> manifest.Manifest:
@@ -93,10 +118,7 @@ def _clips(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes]:
   """Yields `count` serialised examples, partner after partner, the pairs of classes in turn."""
   for number in range(count // 2):
     pair = number % (len(CLASSES) // 2)
-    frames = [
-      simplejpeg.encode_jpeg(frame, quality=JPEG_QUALITY)
-      for frame in _render(_Scene.draw(rng, pair))
-    ]
+    frames = jpegs(_scene(rng, pair))
     for label, ordered in ((2 * pair, frames), (2 * pair + 1, frames[::-1])):
       yield records.encode_example(
         ordered,
@@ -109,67 +131,88 @@ def _clips(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes]:
       )
 
 
-def _polar(*points: tuple[float, float]) -> _Array:
+# --- Drawing ---
+
+
+def polar(*points: tuple[float, float]) -> _Array:
   """Polygon from (degrees, radius) pairs, float [points, 2]."""
   angles, radii = np.radians([angle for angle, _ in points]), np.array([r for _, r in points])
   return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
 
 
-# Outlines within the unit circle. The first three have no rotational symmetry, so turning shows.
-_OUTLINES = (
+OUTLINES = (
   np.array([(1, 0), (0.1, 0.8), (0.1, 0.3), (-0.9, 0.3), (-0.9, -0.3), (0.1, -0.3), (0.1, -0.8)]),
   np.array([(0.95, 0.3), (-0.9, 0.3), (-0.9, -0.9), (-0.3, -0.9), (-0.3, -0.3), (0.95, -0.3)]),
-  _polar((0, 1.0), (140, 0.85), (220, 0.85)),
-  _polar((0, 1.0), (60, 0.5), (100, 0.5), (180, 0.5), (260, 0.5), (300, 0.5)),
-  _polar(*((45 + 90 * i, 1.0) for i in range(4))),
-  _polar(*((15 * i, 0.9) for i in range(24))),
-  _polar(*((36 * i, (1.0, 0.45)[i % 2]) for i in range(10))),
+  polar((0, 1.0), (140, 0.85), (220, 0.85)),
+  polar((0, 1.0), (60, 0.5), (100, 0.5), (180, 0.5), (260, 0.5), (300, 0.5)),
+  polar(*((45 + 90 * i, 1.0) for i in range(4))),
+  polar(*((15 * i, 0.9) for i in range(24))),
+  polar(*((36 * i, (1.0, 0.45)[i % 2]) for i in range(10))),
 )
-_ASYMMETRIC = 3
+"""Outlines within the unit circle."""
+
+ASYMMETRIC = 3
+"""The first of them have no rotational symmetry, so turning shows."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scene:
-  """One clip: a shape on a still background; per frame its centre, radius and angle."""
+class Actor:
+  """A shape: per frame its centre, radius, angle and opacity."""
 
-  outline: _Array  # [points, 2]
+  outline: _Array  # [points, 2] within the unit circle
   colour: _Array  # [3] uint8
-  background: _Array  # [H, W, 3] float32
   centre: _Array  # [T, 2] px, x and y
   radius: _Array  # [T] px
   angle: _Array  # [T] radians, growing clockwise on the screen
-  noise: _Array  # [T, H, W, 3] int16
+  opacity: _Array  # [T] float32 in [0, 1]
 
-  @classmethod
-  def draw(cls, rng: np.random.Generator, pair: int) -> '_Scene':
-    """Draws a clip of the first class of a pair: left, up, grows or clockwise."""
-    time = np.linspace(-0.5, 0.5, NUM_FRAMES)  # [T]
-    turning, growing = pair == 3, pair == 2
-    outlines = _OUTLINES[:_ASYMMETRIC] if turning else _OUTLINES
-    background = _background(rng)
-    radius = rng.uniform(18, 24) if turning else rng.uniform(10, 14)
-    room = 4 if turning else 12
-    centre = SIZE / 2 + np.stack([rng.uniform(-room, room, 2)] * NUM_FRAMES)
-    angle = np.full(NUM_FRAMES, rng.uniform(0, 2 * np.pi))
-    radii = np.full(NUM_FRAMES, radius)
-    if turning:
-      angle += time * np.radians(rng.uniform(150, 260))
-    elif growing:
-      radii = 14 + 2 * time * rng.uniform(6, 9)
-    else:
-      centre[:, pair] -= time * rng.uniform(30, 46)
-    return cls(
-      outline=outlines[rng.integers(len(outlines))],
-      colour=_colour(rng, float(background.mean())),
-      background=background,
-      centre=centre,
-      radius=radii,
-      angle=angle,
-      noise=rng.integers(-4, 5, (NUM_FRAMES, SIZE, SIZE, 3), dtype=np.int16),
-    )
+  def points(self, frame: int) -> _Array:
+    """The outline in a frame, float64 [points, 2], x and y in px."""
+    cos, sin = math.cos(self.angle[frame]), math.sin(self.angle[frame])
+    turned = self.radius[frame] * self.outline @ np.array([[cos, sin], [-sin, cos]])
+    points: _Array = turned + self.centre[frame]
+    return points
 
 
-def _background(rng: np.random.Generator) -> _Array:
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """One clip: actors, later ones in front, on a still background."""
+
+  background: _Array  # [H, W, 3] float32
+  actors: Sequence[Actor]
+  noise: _Array  # [T, H, W, 3], grey levels
+
+
+def _scene(rng: np.random.Generator, pair: int) -> Scene:
+  """Draws a clip of the first class of a pair: left, up, grows or clockwise."""
+  time = np.linspace(-0.5, 0.5, NUM_FRAMES)  # [T]
+  turning, growing = pair == 3, pair == 2
+  outlines = OUTLINES[:ASYMMETRIC] if turning else OUTLINES
+  still = background(rng)
+  radius = rng.uniform(18, 24) if turning else rng.uniform(10, 14)
+  room = 4 if turning else 12
+  centre = SIZE / 2 + np.stack([rng.uniform(-room, room, 2)] * NUM_FRAMES)
+  angle = np.full(NUM_FRAMES, rng.uniform(0, 2 * np.pi))
+  radii = np.full(NUM_FRAMES, radius)
+  if turning:
+    angle += time * np.radians(rng.uniform(150, 260))
+  elif growing:
+    radii = 14 + 2 * time * rng.uniform(6, 9)
+  else:
+    centre[:, pair] -= time * rng.uniform(30, 46)
+  actor = Actor(
+    outline=outlines[rng.integers(len(outlines))],
+    colour=colour(rng, float(still.mean())),
+    centre=centre,
+    radius=radii,
+    angle=angle,
+    opacity=np.ones(NUM_FRAMES, np.float32),
+  )
+  noise = rng.integers(-4, 5, (NUM_FRAMES, SIZE, SIZE, 3), dtype=np.int16)
+  return Scene(still, (actor,), noise)
+
+
+def background(rng: np.random.Generator) -> _Array:
   """A colour gradient with soft blotches, float32 [H, W, 3], of low contrast."""
   y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
   direction = rng.uniform(0, 2 * np.pi)
@@ -177,26 +220,39 @@ def _background(rng: np.random.Generator) -> _Array:
   blotches = cv2.resize(
     rng.uniform(-1, 1, (6, 6, 3)).astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC
   )
-  colour = rng.uniform(40, 215) + rng.uniform(-25, 25, 3)
-  return (colour + slope * rng.uniform(-40, 40, 3) + 10 * blotches).astype(np.float32)
+  mean = rng.uniform(40, 215) + rng.uniform(-25, 25, 3)
+  return (mean + slope * rng.uniform(-40, 40, 3) + 10 * blotches).astype(np.float32)
 
 
-def _colour(rng: np.random.Generator, background: float) -> _Array:
+def colour(rng: np.random.Generator, background: float) -> _Array:
   """A shape colour at least about 90 grey levels from the background's mean."""
   shift = rng.uniform(95, 120) * (1 if background < 128 else -1)
   return np.clip(background + shift + rng.uniform(-35, 35, 3), 0, 255).astype(np.uint8)
 
 
-def _render(scene: _Scene) -> Iterator[_Array]:
+def jpegs(scene: Scene) -> list[bytes]:
+  """The frames of a clip, encoded."""
+  return [simplejpeg.encode_jpeg(frame, quality=JPEG_QUALITY) for frame in render(scene)]
+
+
+def render(scene: Scene) -> Iterator[_Array]:
   """Yields the frames, uint8 [H, W, 3]; outlines are placed to 1/16 px and antialiased."""
-  for centre, radius, angle, noise in zip(
-    scene.centre, scene.radius, scene.angle, scene.noise, strict=True
-  ):
-    cos, sin = np.cos(angle), np.sin(angle)
-    points = radius * scene.outline @ np.array([[cos, sin], [-sin, cos]]) + centre
-    mask = np.zeros((SIZE, SIZE), np.uint8)
-    fixed = np.round(points * 16).astype(np.int32)
-    cv2.fillPoly(mask, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
-    alpha = (mask / np.float32(255))[..., None]
-    frame = scene.background + alpha * (scene.colour - scene.background) + noise
-    yield np.clip(frame, 0, 255).astype(np.uint8)
+  for number, noise in enumerate(scene.noise):
+    frame = scene.background.copy()
+    for actor in scene.actors:
+      _paint(frame, actor, number)
+    frame += noise
+    yield np.clip(frame, 0, 255, out=frame).astype(np.uint8)
+
+
+def _paint(frame: _Array, actor: Actor, number: int) -> None:
+  """Draws an actor's frame `number` over a float32 frame [H, W, 3]."""
+  opacity = actor.opacity[number]
+  mask = np.zeros((SIZE, SIZE), np.uint8)
+  fixed = np.rint(actor.points(number) * 16).astype(np.int32)
+  cv2.fillPoly(mask, [fixed], 255, lineType=cv2.LINE_AA, shift=4)
+  left, top, width, height = cv2.boundingRect(mask)
+  window = np.s_[top : top + height, left : left + width]
+  alpha = (mask[window] / np.float32(255) * opacity)[..., None]
+  under = frame[window]
+  under += alpha * (actor.colour - under)

@@ -1,32 +1,60 @@
-"""Writes the demo dataset: 8 classes of motion that only the order of frames tells apart.
+"""Writes the demo datasets, whose classes are motions of simple shapes.
+
+Kinds: `motion`, 8 classes that only the order of frames tells apart; `actors`, two datasets of 16
+shared motions: OUT/actions for classification, and OUT/actors for detection, several actors a clip,
+with few training examples of some motions.
 
 Example:
   python -m tools.make_demo_data --out=data/demo
   python -m tools.make_demo_data --out=data/tiny --seed=1 --train=64 --test=16
+  python -m tools.make_demo_data --kind=actors --out=data/demo_actors
 """
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 
-from datasets import demo
+from datasets import demo, demo_actors, manifest
 from tools import command
 
-_OUT = flags.DEFINE_string('out', None, 'Directory to write the dataset to.', required=True)
+_OUT = flags.DEFINE_string('out', None, 'Directory to write to.', required=True)
+_KIND = flags.DEFINE_enum('kind', 'motion', ['motion', 'actors'], 'What to write.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
-_TRAIN = flags.DEFINE_integer('train', 1600, 'Training clips, a multiple of 8.')
-_TEST = flags.DEFINE_integer('test', 160, 'Test clips, a multiple of 8.')
+_TRAIN = flags.DEFINE_integer(
+  'train', 1600, 'Training clips of motion, a multiple of 8, or OUT/actions, of 16.'
+)
+_TEST = flags.DEFINE_integer(
+  'test', 160, 'Test clips of motion, a multiple of 8, or of OUT/actions, of 16.'
+)
+_ACTORS_TRAIN = flags.DEFINE_integer(
+  'actors_train', 400, 'Training clips of OUT/actors, a multiple of 8.'
+)
+_ACTORS_TEST = flags.DEFINE_integer('actors_test', 120, 'Test clips of OUT/actors, likewise.')
 
 
 def main() -> None:
-  """Writes the dataset, or finds that it is there already."""
+  """Writes the datasets, or finds that they are there already."""
+  if _KIND.value == 'motion':
+    _write(demo.write, _OUT.value, _TRAIN.value, _TEST.value)
+    return
+  out = Path(_OUT.value)
+  _write(demo_actors.write_actions, out / 'actions', _TRAIN.value, _TEST.value)
+  _write(demo_actors.write_actors, out / 'actors', _ACTORS_TRAIN.value, _ACTORS_TEST.value)
+
+
+def _write(
+  write: Callable[..., manifest.Manifest], directory: str | Path, train: int, test: int
+) -> None:
   begin = time.monotonic()
-  made = demo.write(_OUT.value, seed=_SEED.value, train=_TRAIN.value, test=_TEST.value)
+  made = write(directory, seed=_SEED.value, train=train, test=test)
   sizes = ', '.join(f'{split.examples} {split.name}' for split in made.splits.values())
-  print(
-    f'{_OUT.value}: {sizes} clips of {len(demo.CLASSES)} classes '
-    f'({time.monotonic() - begin:.1f} s). Label group: {demo.GROUP!r}.'
-  )
+  for name, group in made.tasks.items():
+    print(
+      f'{directory}: {sizes} clips of {group.num_classes} classes'
+      f'{" of boxes" * group.regions} ({time.monotonic() - begin:.1f} s). Label group: {name!r}.'
+    )
 
 
 if __name__ == '__main__':

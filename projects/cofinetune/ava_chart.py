@@ -56,7 +56,7 @@ def _draw_frequency(axes: Axes, counts: list[int], of_training: bool) -> None:
   right.plot([max(count, 0.5) for count in counts], color=_INK, linewidth=1.2, marker='.')
   right.set_ylabel('labels in training' if of_training else 'annotated boxes', color=_MUTED)
   for each in (axes, right):
-    each.tick_params(colors=_MUTED, length=0)
+    each.tick_params(which='both', colors=_MUTED, length=0)
     for spine in each.spines.values():
       spine.set_visible(False)
 

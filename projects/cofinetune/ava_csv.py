@@ -172,8 +172,11 @@ class _Reader:
   def table(self) -> BoxTable:
     empty = (np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
     columns = [(*empty, np.zeros(0, np.int64)), *self._columns]
-    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    return BoxTable(str(self._path), self._keyframes.order, *joined, self._without_box)
+    keyframe, boxes, labels, scores, lines = map(np.concatenate, zip(*columns, strict=True))
+    return BoxTable(
+      str(self._path), self._keyframes.order, keyframe, boxes, labels, scores, lines,
+      self._without_box,
+    )  # fmt: skip
 
 
 class _Keyframes(dict[tuple[str, str], int]):
@@ -213,18 +216,18 @@ def _named(path: str | os.PathLike[str], line: int, layout: str) -> Iterator[Non
 
 
 def write_boxes(
-  path: Path, table: BoxTable, keys: Sequence[str], *, with_scores: bool = True
+  path: Path, table: BoxTable, keys: Mapping[KeyframeName, str], *, with_scores: bool = True
 ) -> None:
   """Writes rows in AVA's layout, whole or not at all: boxes with 6 decimals, scores with 9.
 
   Args:
     path: The file.
     table: What to write; keyframes without a box get a row of two columns.
-    keys: `video,seconds` of each of the table's keyframes, as it shall stand there.
+    keys: Keyframe -> `video,seconds` as it shall stand there.
     with_scores: Whether to write the eighth column.
   """
   layout = '%s' + f',%.{BOX_DECIMALS}f' * 4 + ',%d' + f',%.{SCORE_DECIMALS}f' * with_scores + '\n'
-  names = [_quoted(key) for key in keys]
+  names = [_quoted(keys[keyframe]) for keyframe in table.keyframes]
   rows: list[Iterable[Any]] = [
     (names[k] for k in table.keyframe),
     *table.boxes[:, [1, 0, 3, 2]].T.tolist(),
@@ -234,7 +237,7 @@ def write_boxes(
   with partial.open('w', encoding='utf-8') as file:
     for row in zip(*rows, *[table.scores.tolist()] * with_scores, strict=True):
       file.write(layout % row)
-    for k in sorted(set(range(len(keys))) - set(table.keyframe.tolist())):
+    for k in sorted(set(range(len(names))) - set(table.keyframe.tolist())):
       file.write(f'{names[k]}\n')
   os.replace(partial, path)
 

@@ -166,22 +166,25 @@ def comparison(groundtruth: BoxTable, detections: BoxTable, names: Mapping[int, 
     detections: Detected boxes.
     names: The label map.
   """
-  tables = (groundtruth, detections)
-  rows = [
-    ('videos', *({k.video for k in table.keyframes} for table in tables)),
-    ('times (s)', *({_short(k.seconds) for k in table.keyframes} for table in tables)),
-    ('keyframes', *({f'{k.video},{_short(k.seconds)}' for k in t.keyframes} for t in tables)),
-    ('classes', set(groundtruth.labels.tolist()) & set(names), set(detections.labels.tolist())),
-  ]
+  rows: dict[str, tuple[set[Any], set[Any]]] = {
+    title: ({part(k) for k in groundtruth.keyframes}, {part(k) for k in detections.keyframes})
+    for title, part in (
+      ('videos', lambda k: k.video),
+      ('times (s)', lambda k: _short(k.seconds)),
+      ('keyframes', lambda k: f'{k.video},{_short(k.seconds)}'),
+    )
+  }
+  annotated = set(groundtruth.labels.tolist()) & set(names)
+  rows['classes'] = annotated, set(detections.labels.tolist())
   lines = [
     'mAP is 0: no detection is right. What was compared with what:',
     f'  {"":<12}{"ground truth":>14}{"detections":>14}{"in common":>14}',
   ]
-  for title, left, right in rows:
+  for title, (left, right) in rows.items():
     sizes = ''.join(f'{len(side):>14,}' for side in (left, right, left & right))
     lines.append(f'  {title:<12}{sizes}')
   lines.append(f'  {"coordinates":<12}{_extent(groundtruth):>14}{_extent(detections):>14}')
-  for title, left, right in rows:
+  for title, (left, right) in rows.items():
     for place, alone in (('ground truth', left - right), ('detections', right - left)):
       if alone:
         lines.append(f'  {title} only in the {place}: {_examples(alone)}')

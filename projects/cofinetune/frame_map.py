@@ -65,11 +65,11 @@ class FrameMAP:
       DataError: A key is no `video,seconds`; a file of classes cannot be used.
       ConfigError: `evaluated_classes` names an id that the dataset lacks.
     """
-    keys = [dataset.key(row) for row in range(len(dataset))]
+    keys = _keys(dataset)
     ids = dict(zip(dataset.class_ids(task), dataset.class_names(task), strict=True))
     names = self._evaluated(ids, dataset.where)
     groups = ava_csv.class_groups(self.class_groups, names.values())
-    truth = _ground_truth(dataset, task, keys)
+    truth = _ground_truth(dataset, task, tuple(keys))
     tables = {
       annotated: _detections(predictions, annotated, truth.keyframes, tuple(ids), names)
       for annotated in (False, True)
@@ -104,31 +104,43 @@ class FrameMAP:
     return wanted
 
 
-def _ground_truth(dataset: VideoDataset, task: str, keys: list[str]) -> BoxTable:
-  """The annotated boxes of a split, a row per label, with the values that its csv file gives."""
+def _keys(dataset: VideoDataset) -> dict[KeyframeName, str]:
+  """The keyframe of each row -> the row's key."""
+  keys = {}
+  for key in (dataset.key(row) for row in range(len(dataset))):
+    video, _, seconds = key.rpartition(',')
+    try:
+      keys[KeyframeName.parse(video, seconds)] = key
+    except ValueError as error:
+      raise DataError(
+        f"{dataset.where}: the key {key!r} names no keyframe ({error}); expected 'VIDEO,SECONDS', as "
+        '`python -m tools.build_records --layout=ava` writes it.'
+      ) from error
+  if len(keys) < len(dataset):
+    raise DataError(
+      f'{dataset.where}: {len(dataset)} rows, but {len(keys)} keyframes: some keys name the same '
+      'time of a video. Write every keyframe once.'
+    )
+  return keys
+
+
+def _ground_truth(
+  dataset: VideoDataset, task: str, keyframes: tuple[KeyframeName, ...]
+) -> BoxTable:
+  """The annotated boxes of a split, a row per label."""
   ids = np.asarray(dataset.class_ids(task), np.int64)
-  boxes, labels, rows = [np.zeros((0, 4))], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+  rows, boxes, labels = [], [], []
   for row in range(len(dataset)):
     regions = dataset.regions(row, task)
     box, label = np.nonzero(regions.labels * regions.annotated[:, None])
+    rows.append(np.full(len(box), row))
     boxes.append(regions.boxes[box])
     labels.append(ids[label])
-    rows.append(np.full(len(box), row))
+  count = sum(map(len, rows))
   return _table(
-    dataset.where, tuple(map(_name, keys)), np.concatenate(rows), np.concatenate(boxes),
-    np.concatenate(labels), np.ones(sum(map(len, rows))),
+    dataset.where, keyframes, np.concatenate(rows), np.concatenate(boxes), np.concatenate(labels),
+    np.ones(count),
   )  # fmt: skip
-
-
-def _name(key: str) -> KeyframeName:
-  video, _, seconds = key.rpartition(',')
-  try:
-    return KeyframeName.parse(video, seconds)
-  except ValueError as error:
-    raise DataError(
-      f"The key {key!r} names no keyframe ({error}); expected 'VIDEO,SECONDS', as "
-      '`python -m tools.build_records --layout=ava` writes it.'
-    ) from error
 
 
 def _detections(
@@ -141,11 +153,12 @@ def _detections(
   """A row per box and evaluated class of the detected or the annotated boxes, by row of the dataset."""
   chosen = np.flatnonzero(predictions.annotated == annotated)
   chosen = chosen[np.argsort(predictions.rows[chosen], kind='stable')]
+  present, place = np.unique(predictions.rows[chosen], return_inverse=True)
   columns = [k for k, class_id in enumerate(ids) if class_id in names]
   scores = predictions.probabilities[chosen][:, columns]
   classes = len(columns)
   return _table(
-    'the predictions', keyframes, np.repeat(predictions.rows[chosen], classes),
+    'the predictions', tuple(keyframes[row] for row in present), np.repeat(place, classes),
     np.repeat(predictions.boxes[chosen], classes, axis=0),
     np.tile(np.array(ids, np.int64)[columns], len(chosen)), scores.reshape(-1),
   )  # fmt: skip
@@ -154,7 +167,7 @@ def _detections(
 def _table(
   source: str,
   keyframes: tuple[KeyframeName, ...],
-  rows: _Array,
+  keyframe: _Array,
   boxes: _Array,
   labels: _Array,
   scores: _Array,
@@ -163,18 +176,19 @@ def _table(
   return BoxTable(
     source=source,
     keyframes=keyframes,
-    keyframe=rows.astype(np.int64),
+    keyframe=keyframe.astype(np.int64),
     boxes=ava_csv.rounded(boxes, ava_csv.BOX_DECIMALS),
     labels=labels,
     scores=ava_csv.rounded(scores, ava_csv.SCORE_DECIMALS),
     lines=np.arange(1, len(labels) + 1),
+    rows_without_box=len(keyframes) - len(np.unique(keyframe)),
   )
 
 
 def _write(
   folder: Path,
   task: str,
-  keys: list[str],
+  keys: Mapping[KeyframeName, str],
   truth: BoxTable,
   detections: BoxTable,
   results: Mapping[bool, ava.Evaluation],

@@ -92,18 +92,18 @@ def test_growing_grows(demo_data_dir):
 
 def test_turning_clockwise_is_clockwise_on_the_screen():
   # y points down, so clockwise takes a point on the right (1, 0) down to (0, 1).
-  scene = demo._Scene.draw(np.random.default_rng(0), pair=3)
-  assert np.all(np.diff(scene.angle) > 0)
-  arrow = demo._OUTLINES[0]
-  still = dict(
-    outline=arrow,
+  scene = demo._scene(np.random.default_rng(0), pair=3)
+  assert np.all(np.diff(scene.actors[0].angle) > 0)
+  arrow = demo.Actor(
+    outline=demo.OUTLINES[0],
     colour=np.full(3, 255, np.uint8),
-    background=np.zeros((demo.SIZE, demo.SIZE, 3), np.float32),
     centre=np.full((2, 2), demo.SIZE / 2),
     radius=np.full(2, 24.0),
-    noise=np.zeros((2, demo.SIZE, demo.SIZE, 3), np.int16),
+    angle=np.array([0.0, np.pi / 2]),
+    opacity=np.ones(2, np.float32),
   )
-  before, after = demo._render(demo._Scene(angle=np.array([0.0, np.pi / 2]), **still))
+  black = np.zeros((demo.SIZE, demo.SIZE, 3), np.float32)
+  before, after = demo.render(demo.Scene(black, (arrow,), np.zeros((2, *black.shape), np.int16)))
   tip = demo.SIZE // 2 + 20
   assert (before[32, tip, 0], before[tip, 32, 0]) == (255, 0)
   assert (after[32, tip, 0], after[tip, 32, 0]) == (0, 255)

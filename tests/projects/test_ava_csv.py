@@ -98,7 +98,8 @@ def test_written_rows_are_read_back(tmp_path):
   text = 'v,0902,0.1,0.2,0.3,0.4,12,0.75\nw,1,0,0,1,1,3,0.000000001\nv,0902,0,0,1,1,7,0.5\nx,5\n'
   table = ava_csv.read_boxes(write(tmp_path, text))
   again = tmp_path / 'again.csv'
-  ava_csv.write_boxes(again, table, ['v,0902', 'w,1', 'x,5'])
+  keys = dict(zip(table.keyframes, ['v,0902', 'w,1', 'x,5'], strict=True))
+  ava_csv.write_boxes(again, table, keys)
   assert again.read_text().splitlines() == [
     'v,0902,0.100000,0.200000,0.300000,0.400000,12,0.750000000',
     'w,1,0.000000,0.000000,1.000000,1.000000,3,0.000000001',

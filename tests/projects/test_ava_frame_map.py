@@ -154,7 +154,7 @@ def test_an_map_of_zero_explains_itself():
   result = FrameMAP()(pixels, dataset, 'action', None)
   assert result.metrics['mAP/action'] == 0
   assert 'mAP is 0: no detection is right. What was compared with what:' in result.report
-  assert 'keyframes                6             6             6' in result.report
+  assert 'keyframes                6             5             5' in result.report
 
 
 def test_only_classes_of_the_label_map_count(tmp_path):
@@ -173,7 +173,10 @@ def test_only_classes_of_the_label_map_count(tmp_path):
 
 def test_keys_must_name_keyframes():
   dataset = Keyframes([f'clip{i}' for i in range(6)])
-  with pytest.raises(DataError, match="The key 'clip0' names no keyframe"):
+  with pytest.raises(DataError, match="the key 'clip0' names no keyframe"):
+    FrameMAP()(predict(dataset), dataset, 'action', None)
+  dataset = Keyframes(['v,902', 'v,0902', *(f'v,{i}' for i in range(4))])
+  with pytest.raises(DataError, match='6 rows, but 5 keyframes'):
     FrameMAP()(predict(dataset), dataset, 'action', None)
 
 
