@@ -157,9 +157,13 @@ def clip(frames: int, stride: int, resize: int, crop: int, **changes: Any) -> Co
       'short_clip': 'loop',
     }
   )
+  return _changed(group, changes, 'clip')
+
+
+def _changed(group: ConfigDict, changes: dict[str, Any], name: str) -> ConfigDict:
   unknown = set(changes) - set(group)
   if unknown:
-    raise ValueError(f'Unknown clip keys {sorted(unknown)}; known: {sorted(group)}.')
+    raise ValueError(f'Unknown {name} keys {sorted(unknown)}; known: {sorted(group)}.')
   group.update(changes)
   return group
 
@@ -172,6 +176,7 @@ def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.
       'labels': labels,
       'head': {
         'name': 'models.heads:LinearHead',
+        'pooling': 'trunk',  # 'mean': over the tokens
         'representation_size': placeholder(int),  # width of a tanh layer before the classes
         'dropout_rate': 0.0,
         'kernel_init': 'zeros',
@@ -182,6 +187,57 @@ def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.
       'weight': 1.0,
     }
   )
+
+
+def detection_task(
+  dataset: str, labels: str = 'label', label_smoothing: float = 0.0, class_groups: str = ''
+) -> ConfigDict:
+  """A classifier of the actions of people in boxes, scored as AVA is."""
+  return ConfigDict(
+    {
+      'dataset': dataset,
+      'labels': labels,
+      'head': {
+        'name': 'models.heads:DetectionHead',
+        'output_size': (7, 7),
+        'sampling_ratio': 0,
+        'aligned': True,
+        'pool': 'max',
+        'representation_size': placeholder(int),
+        'dropout_rate': 0.0,
+        'kernel_init': 'zeros',
+        'bias_init': 0.0,
+      },
+      'loss': 'sigmoid',
+      'label_smoothing': label_smoothing,
+      'weight': 1.0,
+      'protocol': {
+        'name': 'projects.cofinetune.frame_map:FrameMAP',
+        'iou': 0.5,
+        'class_groups': class_groups,
+        'evaluated_classes': '',
+      },
+    }
+  )
+
+
+def boxes(max_boxes: int, **changes: Any) -> ConfigDict:
+  """Which boxes of a keyframe are trained on and evaluated: the whole group.
+
+  Raises:
+    ValueError: `changes` has a key that the group has not.
+  """
+  group = ConfigDict(
+    {
+      'max_boxes': max_boxes,
+      'train': 'detected',
+      'train_min_score': 0.8,
+      'eval_min_score': 0.8,
+      'min_iou': 0.5,
+      'jitter': 0.15,
+    }
+  )
+  return _changed(group, changes, 'boxes')
 
 
 def weighted_sum_objective() -> ConfigDict:
