@@ -298,7 +298,9 @@ def _put(actor: demo.Actor, place: _Array) -> demo.Actor:
   reach = actor.radius[:, None] * np.linalg.norm(actor.outline, axis=1).max()
   low = (actor.centre - reach).min(axis=0)
   high = (actor.centre + reach).max(axis=0)
-  return dataclasses.replace(actor, centre=actor.centre - low + place * (demo.SIZE - (high - low)))
+  return dataclasses.replace(
+    actor, centre=actor.centre - low - 0.5 + place * (demo.SIZE - (high - low))
+  )
 
 
 def _placed(rng: np.random.Generator, actors: Sequence[demo.Actor]) -> list[demo.Actor]:
@@ -317,7 +319,7 @@ def _placed(rng: np.random.Generator, actors: Sequence[demo.Actor]) -> list[demo
 
 def _extent(actor: demo.Actor) -> _Array:
   """The tight box at the keyframe, px, [4] ymin, xmin, ymax, xmax."""
-  points = actor.points(KEYFRAME)
+  points = actor.points(KEYFRAME) + 0.5  # Drawn with the centre of the first pixel at 0.
   return np.concatenate([points.min(axis=0)[::-1], points.max(axis=0)[::-1]])
 
 
@@ -345,8 +347,8 @@ def _proposals(rng: np.random.Generator, boxes: Sequence[_Box]) -> list[Region]:
   """What a detector might find: most actors well, some also poorly, and now and then nothing at all."""
   found = []
   for box in boxes:
-    if rng.random() < 0.95:
-      found.append(Region(_jittered(rng, box, 0.08), score=float(rng.uniform(0.72, 1.0))))
+    if rng.random() < 0.97:
+      found.append(Region(_jittered(rng, box, 0.08), score=float(rng.uniform(0.77, 1.0))))
     if rng.random() < 0.25:
       found.append(Region(_jittered(rng, box, 0.2), score=float(rng.uniform(0.5, 0.8))))
   for _ in range(rng.integers(0, 3)):
