@@ -43,7 +43,7 @@ def compiled(
     keys = example_keys(jax.random.key(0), jnp.arange(len(inputs)))
     video = normalize(augment(keys, inputs, jitter, policy), **CENTRED_PIXELS)
     video = erase(keys, video, erasing)
-    return mix(jax.random.key(1), video, {}, jnp.ones(len(inputs)), mixing)[0]
+    return mix(jax.random.key(1), video, {}, {'task': jnp.ones(len(inputs))}, mixing)[0]
 
   program = jax.jit(prepare).lower(batch).compile()
   return lambda: program(batch).block_until_ready()

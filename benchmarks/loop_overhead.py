@@ -55,7 +55,7 @@ def paced_program(folder: Path, steps: int, pause_seconds: float) -> tuple[Progr
   config.log_every = '50 steps'
   config.evaluation.every = config.checkpoint.every = 'never'
   experiment = experiment_lib.parse(config)
-  train = data.open_split(experiment, 'train')
+  train = data.open_train_splits(experiment)
   program = build_program(experiment, data.facts_of(experiment, train), make_mesh(experiment.mesh))
   real_step = program.train_step
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
@@ -87,7 +87,7 @@ def loop_seconds(program: Program, stream: Iterator[Batch], steps: int) -> float
   state = jax.block_until_ready(program.init())
   with tempfile.TemporaryDirectory() as folder:
     writer = create_writers(folder, resume_step=0)
-    examples = ExampleLog(Path(folder), 'demo', str)
+    examples = ExampleLog(Path(folder), lambda row: ('demo', str(row)))
     goodput = Goodput()
     hooks = Hooks(
       writer, lambda *_: {}, lambda *_: None, lambda: False, examples, goodput, Preemption()

@@ -44,6 +44,7 @@ def sgd_momentum(learning_rate: float, warmup: str) -> ConfigDict:
       'learning_rate': learning_rate,
       'warmup': warmup,
       'schedule': 'cosine',
+      'inactive_heads': 'freeze',
       'max_grad_norm': 1.0,
       'weight_decay': 0.0,
       'no_decay': NO_DECAY,
@@ -59,6 +60,7 @@ def adamw(learning_rate: float, warmup: str, weight_decay: float) -> ConfigDict:
       'learning_rate': learning_rate,
       'warmup': warmup,
       'schedule': 'cosine',
+      'inactive_heads': 'freeze',
       'max_grad_norm': 1.0,
       'weight_decay': weight_decay,
       'no_decay': NO_DECAY,
@@ -191,6 +193,7 @@ def machinery(loader_threads: int) -> ConfigDict:
   """How a run is laid out, fed and watched, whatever it trains: the whole set, to be overridden."""
   return ConfigDict(
     {
+      'mixture': {'sampling': 'weighted', 'weights': {}},
       'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},
       'grad_accumulation': 1,
       'ema_decay': 0.0,

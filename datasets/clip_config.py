@@ -13,11 +13,13 @@ class ClipConfig:
 
   Attributes:
     frames: frames per clip, T.
-    stride: distance of two sampled frames; only with `sampling='dense'`.
+    stride: distance of two sampled frames; only with `sampling` 'dense' or 'keyframe'.
     resize: shorter side in px before cropping; with `fit='pad'` the longer side.
     crop: side of the square output in px.
-    sampling: 'dense' (T frames a stride apart), 'uniform' (T frames from the first to the last) or
-      'segments' (one frame from each of T equal segments, random in training; TSN).
+    sampling: 'dense' (T frames a stride apart), 'uniform' (T frames from the first to the last),
+      'segments' (one frame from each of T equal segments, random in training; TSN) or 'keyframe' (T
+      frames a stride apart about the annotated keyframe, which is frame T // 2; beyond its ends a
+      video holds its first and last frame).
     fps: frames per second that `stride` counts in, so that a clip spans the same time of every
       video; 0: each video's own frames.
     fit: 'crop' a square out of the resized frame, or 'pad' the shorter side with zeros.
@@ -33,14 +35,14 @@ class ClipConfig:
       or right and that a flip does not change is paired with itself.
     repeats: clips cut from a video each time it is read in training, one after the other in the
       batch (repeated augmentation, arXiv:1901.09335).
-    short_clip: 'loop' or 'hold', for videos shorter than the clip.
+    short_clip: 'loop' or 'hold', for videos shorter than the clip; not with `sampling='keyframe'`.
   """
 
   frames: int
   stride: int
   resize: int
   crop: int
-  sampling: Literal['dense', 'uniform', 'segments'] = 'dense'
+  sampling: Literal['dense', 'uniform', 'segments', 'keyframe'] = 'dense'
   fps: float = 0.0
   fit: Literal['crop', 'pad'] = 'crop'
   resize_jitter: tuple[int, int] | None = None
@@ -84,7 +86,7 @@ class ClipConfig:
     return dataclasses.replace(self, **{name: default[name] for name in _TRAINING_ONLY})  # type: ignore[arg-type]
 
   def _check_time(self) -> None:
-    if self.sampling != 'dense':
+    if self.sampling not in ('dense', 'keyframe'):
       problem = f"1 with sampling='{self.sampling}', which has no stride"
       require(self.stride == 1, 'clip.stride', problem, self.stride)
       require(self.fps == 0, 'clip.fps', f"0 with sampling='{self.sampling}'", self.fps)

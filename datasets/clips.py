@@ -17,11 +17,19 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """Pixels uint8 [T, crop, crop, 3], the frame numbers they show, int64 [T], and the window cut."""
+  """What was cut from a video.
+
+  Attributes:
+    pixels: uint8 [T, crop, crop, 3].
+    indices: the frame numbers they show, int64 [T].
+    window: where they come from.
+    shape: height and width of the frames, in px, that the window is a part of.
+  """
 
   pixels: _Array
   indices: _Array
   window: geometry.Window
+  shape: tuple[int, int]
 
 
 def train_clips(
@@ -49,8 +57,8 @@ def train_clips(
   windows: list[geometry.Window] = []
   pixels = _empty(len(rngs), config) if out is None else out
   for frame, places in _needed_frames(dataset, row, np.stack(times)):
-    if not windows:
-      windows = [_train_window(config, rng, *frame.shape[:2]) for rng in rngs]
+    shape: tuple[int, int] = frame.shape[:2]
+    windows = windows or [_train_window(config, rng, *shape) for rng in rngs]
     for clip, *others in places:
       geometry.cut(frame, windows[clip], pixels[clip, others[0]])
       for t in others[1:]:
@@ -58,7 +66,7 @@ def train_clips(
   for rng, clip_pixels in zip(rngs, pixels, strict=True):
     if color_jitter is not None:
       color.jitter(rng, clip_pixels, color_jitter)
-  return [Clip(*parts) for parts in zip(pixels, times, windows, strict=True)]
+  return [Clip(*parts, shape) for parts in zip(pixels, times, windows, strict=True)]
 
 
 def view_clips(
@@ -76,18 +84,40 @@ def view_clips(
   Raises:
     DataError: as `train_clips`.
   """
-  times = view_indices(dataset, config, row, temporal_views)
   views = _empty(spatial_views * temporal_views, config) if out is None else out
+  _cut_views(dataset, config, row, view_indices(dataset, config, row, temporal_views), views)
+  return views
+
+
+def single_view(
+  dataset: VideoDataset, config: ClipConfig, row: int, out: _Array | None = None
+) -> Clip:
+  """The one view of a video that `view_clips` cuts with one time and one crop, `out` [T, ...].
+
+  Raises:
+    DataError: as `train_clips`.
+  """
+  pixels = _empty(1, config)[0] if out is None else out
+  times = view_indices(dataset, config, row, 1)
+  window, shape = _cut_views(dataset, config, row, times, pixels[None])
+  return Clip(pixels, times[0], window, shape)
+
+
+def _cut_views(
+  dataset: VideoDataset, config: ClipConfig, row: int, times: _Array, views: _Array
+) -> tuple[geometry.Window, tuple[int, int]]:
+  """Fills `views` [V, T, ...]; returns the first crop's window and the shape it is a part of."""
+  spatial_views = len(views) // len(times)
   crops: Sequence[geometry.Window] = ()
   for frame, places in _needed_frames(dataset, row, times):
-    height, width = _eval_shape(config, *frame.shape[:2])
-    frame = geometry.resize(frame, height, width)
-    crops = crops or _eval_windows(config, height, width, spatial_views)
+    shape = _eval_shape(config, *frame.shape[:2])
+    frame = geometry.resize(frame, *shape)
+    crops = crops or _eval_windows(config, *shape, spatial_views)
     for view, *positions in places:
       for number, window in enumerate(crops):
         for t in positions:
-          geometry.cut(frame, window, views[number * temporal_views + view, t])
-  return views
+          geometry.cut(frame, window, views[number * len(times) + view, t])
+  return crops[0], shape
 
 
 def view_indices(
@@ -102,6 +132,8 @@ def view_indices(
     )
   if config.sampling == 'segments':
     return sampling.segment_view_indices(num_frames, config.frames, temporal_views)
+  if config.sampling == 'keyframe':
+    return np.stack([_keyframe_indices(dataset, config, row)] * temporal_views)
   return np.stack([sampling.uniform_indices(num_frames, config.frames)] * temporal_views)
 
 
@@ -114,7 +146,15 @@ def _train_indices(
     return sampling.dense_train_indices(rng, num_frames, config.frames, step, config.short_clip)
   if config.sampling == 'segments':
     return sampling.segment_train_indices(rng, num_frames, config.frames)
+  if config.sampling == 'keyframe':
+    return _keyframe_indices(dataset, config, row)
   return sampling.uniform_indices(num_frames, config.frames)
+
+
+def _keyframe_indices(dataset: VideoDataset, config: ClipConfig, row: int) -> _Array:
+  keyframe = dataset.keyframe(row)
+  times, centre = keyframe.times / 1e6, keyframe.microseconds / 1e6
+  return sampling.keyframe_indices(times, centre, config.frames, config.stride, config.fps)
 
 
 def _step(dataset: VideoDataset, config: ClipConfig, row: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.keyframes import Keyframe
+from datasets.keyframes import BoxTable, Keyframe
 from datasets.manifest import TaskLabels
 from datasets.regions import Regions
 from errors import DataError
@@ -91,6 +91,14 @@ class VideoDataset(abc.ABC):
       f'{self.where}: {self.key(row)!r} (row {row}) has no keyframe with boxes: no label group of '
       'the dataset is of boxes. `python -m tools.build_records --layout=ava` writes such records.'
     )
+
+  def box_table(self) -> BoxTable:
+    """The boxes of all keyframes.
+
+    Raises:
+      DataError: the dataset has no boxes.
+    """
+    raise DataError(f'{self.where}: has no boxes.')
 
   def keyframe_seconds(self, row: int) -> float:
     """Where the annotated keyframe stands in its video, in seconds.

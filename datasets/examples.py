@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from datasets import clips
+from datasets import box_examples, clips
 from datasets import flips as flips_lib
+from datasets.box_config import BoxConfig
 from datasets.clip_config import ClipConfig, require
 from datasets.color import ColorJitterConfig
 from datasets.dataset import VideoDataset
@@ -20,11 +21,16 @@ from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 Batch = dict[str, Any]
-"""`inputs`, `label` {task: array}, `batch_mask` and `row`, in a batch with a leading axis."""
+"""`inputs`, `label` {task: array}, `batch_mask` and `row`, in a batch with a leading axis.
+
+Where labels belong to boxes also `boxes` float32 [max_boxes, 4], ymin, xmin, ymax, xmax in [0, 1] of the
+input with its padding, and `box_mask` float32 [max_boxes]; their `label` is float32 [max_boxes, K]. In
+evaluation also `box_index` int32 [max_boxes], the box's place in `dataset.regions`, -1 for padding.
+"""
 
 # First words of the random streams: SeedSequence pads with zeros, so (seed, epoch) and
 # (seed, epoch, row 0) would otherwise be one stream.
-_ORDER_STREAM, _CLIP_STREAM = 1, 2
+_ORDER_STREAM, _CLIP_STREAM, _BOX_STREAM = 1, 2, 3
 
 PADDING_ROW = -1
 """`row` of padding. A record that cannot be read has -2 - row, see `unreadable_row`."""
@@ -70,9 +76,11 @@ def train_examples(
   seed: int,
   places: Sequence[int] | None = None,
   color_jitter: ColorJitterConfig | None = None,
+  boxes: BoxConfig | None = None,
   max_bad_records: int = 0,
 ) -> 'TrainExamples':
   """The examples of `datasets.batches.train_batches`, whose arguments and errors these are."""
+  box_examples.check(dataset, clip, boxes)
   local = _places(batch_size, places)
   groups = local[:: clip.repeats] // clip.repeats
   together = np.array_equal(local, _places_of(groups, clip.repeats))
@@ -83,6 +91,7 @@ def train_examples(
     dataset=dataset,
     clip=clip,
     color_jitter=color_jitter,
+    boxes=boxes,
     swaps=flips_lib.label_permutations(dataset, clip),
     seed=seed,
     groups=groups,
@@ -97,14 +106,20 @@ class Drawn(NamedTuple):
   Attributes:
     row: the video.
     clips: with pixels, frame numbers and window.
-    labels: of each clip, per task; of the mirrored video where the clip is.
+    parts: of each clip what else its example holds: `label` {task: array}, of the mirrored video
+      where the clip is, and where there are boxes `boxes` and `box_mask`.
     skipped: (row, reason) of videos that could not be read and had been in its place.
   """
 
   row: int
   clips: Sequence[clips.Clip]
-  labels: Sequence[Mapping[str, _Array]]
+  parts: Sequence[Batch]
   skipped: Sequence[tuple[int, str]]
+
+  @property
+  def labels(self) -> Sequence[Mapping[str, _Array]]:
+    """Labels of each clip, per task."""
+    return [part['label'] for part in self.parts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +134,7 @@ class TrainExamples:
   dataset: VideoDataset
   clip: ClipConfig
   color_jitter: ColorJitterConfig | None
+  boxes: BoxConfig | None
   swaps: Mapping[str, _Array]
   seed: int
   groups: _Array
@@ -134,16 +150,23 @@ class TrainExamples:
     return self.clip.shape
 
   def __call__(self, position: int, out: _Array) -> Sequence[Batch]:
+    return self.at(self.whole_position(position), out)
+
+  def whole_position(self, position: int) -> int:
+    """Position in the stream over all hosts of a position of this host's."""
+    step, i = divmod(position, len(self.groups))
+    return step * self.step_groups + int(self.groups[i])
+
+  def at(self, position: int, out: _Array) -> Sequence[Batch]:
+    """The examples at a position of the stream over all hosts, their pixels in `out`."""
     drawn = self.draw(position, out)
-    examples = [_example(labels, drawn.row) for labels in drawn.labels]
+    examples = [_example(part, drawn.row) for part in drawn.parts]
     examples[0]['skipped'] = drawn.skipped
     return examples
 
   def draw(self, position: int, out: _Array | None = None) -> Drawn:
-    """The clips at a position of this host's stream, their pixels in `out` or fresh memory."""
-    step, i = divmod(position, len(self.groups))
-    whole = step * self.step_groups + int(self.groups[i])
-    epoch, rank = divmod(whole, len(self.dataset))
+    """The clips at a position of the stream over all hosts, their pixels in `out` or fresh memory."""
+    epoch, rank = divmod(position, len(self.dataset))
     order = _order(self.seed, epoch, len(self.dataset))
     skipped: list[tuple[int, str]] = []
     while True:
@@ -156,7 +179,8 @@ class TrainExamples:
         if len(skipped) > min(self.max_bad_records, len(order) - 1):
           raise DataError(too_many([why for _, why in skipped], self.max_bad_records)) from error
         continue
-      return Drawn(row, made, [self._labels(row, clip) for clip in made], skipped)
+      parts = [self._part(epoch, row, len(skipped), i, clip) for i, clip in enumerate(made)]
+      return Drawn(row, made, parts, skipped)
 
   def _clips(self, epoch: int, row: int, attempt: int, out: _Array | None) -> list[clips.Clip]:
     rngs = [
@@ -164,17 +188,24 @@ class TrainExamples:
     ]
     return clips.train_clips(self.dataset, self.clip, row, rngs, self.color_jitter, out)
 
-  def _labels(self, row: int, clip: clips.Clip) -> Mapping[str, _Array]:
+  def _part(self, epoch: int, row: int, attempt: int, copy: int, clip: clips.Clip) -> Batch:
     labels = self.dataset.labels(row)
-    return flips_lib.swap_labels(labels, self.swaps) if clip.window.flip else labels
+    if clip.window.flip:
+      labels = flips_lib.swap_labels(labels, self.swaps)
+    if self.boxes is None:
+      return {'label': labels}
+    rng = _rng(_BOX_STREAM, self.seed, epoch, row, copy, attempt)
+    part = box_examples.train_part(self.dataset, self.boxes, row, clip, rng, self.swaps)
+    return {**part, 'label': {**labels, **part['label']}}
 
 
 def check_views(clip: ClipConfig, temporal_views: int, spatial_views: int) -> None:
   """Raises ConfigError unless the views fit the clip's sampling and geometry."""
   require(temporal_views >= 1, 'temporal_views', 'at least 1', temporal_views)
   require(spatial_views in (1, 3), 'spatial_views', '1 or 3', spatial_views)
-  if clip.sampling == 'uniform':
-    problem = "1 with sampling='uniform', whose clip is the whole video"
+  if clip.sampling in ('uniform', 'keyframe'):
+    place = 'the whole video' if clip.sampling == 'uniform' else 'where the keyframe is'
+    problem = f"1 with sampling='{clip.sampling}', whose clip is {place}"
     require(temporal_views == 1, 'temporal_views', problem, temporal_views)
   if clip.fit == 'pad':
     problem = "1 with fit='pad', which shows the whole frame"
@@ -189,9 +220,15 @@ def eval_examples(
   temporal_views: int = 1,
   spatial_views: int = 1,
   places: Sequence[int] | None = None,
+  boxes: BoxConfig | None = None,
 ) -> 'EvalExamples':
   """The examples of `datasets.batches.eval_batches`, whose arguments and errors these are."""
   check_views(clip, temporal_views, spatial_views)
+  box_examples.check(dataset, clip, boxes)
+  if boxes is not None:
+    problem = '1 where labels belong to boxes, which one crop shows'
+    require(spatial_views == 1, 'spatial_views', problem, spatial_views)
+    box_examples.check_room(dataset, boxes)
   return EvalExamples(
     dataset=dataset,
     clip=clip,
@@ -199,6 +236,7 @@ def eval_examples(
     spatial_views=spatial_views,
     places=_places(batch_size, places),
     batch_size=batch_size,
+    boxes=boxes,
   )
 
 
@@ -216,6 +254,7 @@ class EvalExamples:
   spatial_views: int
   places: _Array
   batch_size: int
+  boxes: BoxConfig | None
 
   @property
   def per_group(self) -> int:
@@ -231,16 +270,28 @@ class EvalExamples:
     if row >= len(self.dataset):
       return [self._empty(PADDING_ROW, out)]
     try:
-      clips.view_clips(
-        self.dataset, self.clip, row, self.temporal_views, self.spatial_views, out[0]
-      )
+      part = self._part(row, out[0])
     except DataError as error:
       return [{**self._empty(unreadable_row(row), out), 'skipped': [(row, str(error))]}]
-    return [_example(self.dataset.labels(row), row)]
+    return [_example(part, row)]
+
+  def _part(self, row: int, views: _Array) -> Batch:
+    """Cuts the views; returns what else the example holds."""
+    labels = self.dataset.labels(row)
+    if self.boxes is None:
+      clips.view_clips(self.dataset, self.clip, row, self.temporal_views, self.spatial_views, views)
+      return {'label': labels}
+    clip = clips.single_view(self.dataset, self.clip, row, views[0])
+    part = box_examples.eval_part(self.dataset, self.boxes, row, clip)
+    return {**part, 'label': {**labels, **part['label']}}
 
   def _empty(self, row: int, out: _Array) -> Batch:
     out[...] = 0
-    return _example(self.dataset.empty_labels(), row)
+    part: Batch = {'label': self.dataset.empty_labels()}
+    if self.boxes is not None:
+      empty = box_examples.empty_part(self.dataset, self.boxes)
+      part = {**empty, 'label': {**part['label'], **empty['label']}}
+    return _example(part, row)
 
 
 def unreadable_row(row: Any) -> Any:
@@ -275,9 +326,9 @@ def _rng(*words: int) -> np.random.Generator:
   return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
 
 
-def _example(label: Mapping[str, _Array], row: int) -> Batch:
+def _example(part: Batch, row: int) -> Batch:
   return {
-    'label': dict(label),
+    **part,
     'batch_mask': np.float32(row >= 0),
     'row': np.int64(row),
     'skipped': [],

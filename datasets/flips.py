@@ -45,9 +45,9 @@ def label_permutations(dataset: VideoDataset, clip: ClipConfig) -> dict[str, _Ar
 
 
 def swap_labels(labels: Mapping[str, _Array], swaps: Mapping[str, _Array]) -> dict[str, _Array]:
-  """Labels of the mirrored clip: int32 [] or multi-hot float32 [K] per task."""
+  """Labels of the mirrored clip: int32 [], or multi-hot float32 [K] or [boxes, K], per task."""
   return {
-    task: label[swaps[task]] if label.ndim else np.asarray(swaps[task][label], label.dtype)
+    task: label[..., swaps[task]] if label.ndim else np.asarray(swaps[task][label], label.dtype)
     for task, label in labels.items()
   }
 

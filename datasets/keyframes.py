@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,27 @@ class Keyframe:
   labels: tuple[tuple[int, ...], ...]
   scores: _Array
   annotated: _Array
+
+
+class BoxTable(NamedTuple):
+  """All boxes of a split's R keyframes, keyframe after keyframe, in the order of `Keyframe`.
+
+  Attributes:
+    start: where each keyframe's begin, int64 [R + 1].
+    boxes: float32 [B, 4].
+    scores: float32 [B].
+    annotated: bool [B].
+  """
+
+  start: _Array
+  boxes: _Array
+  scores: _Array
+  annotated: _Array
+
+  @property
+  def rows(self) -> _Array:
+    """The keyframe of each box, int64 [B]."""
+    return np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
 
 
 def read(example: ParsedExample) -> Keyframe:

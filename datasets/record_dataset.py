@@ -13,7 +13,7 @@ import simplejpeg
 from datasets import index as index_lib
 from datasets import manifest as manifest_lib
 from datasets.dataset import VideoDataset
-from datasets.keyframes import Keyframe
+from datasets.keyframes import BoxTable, Keyframe
 from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -69,6 +69,11 @@ class RecordDataset(VideoDataset):
   def keyframe(self, row: int) -> Keyframe:
     """The annotated keyframe of a record, see the base class."""
     return self._index.keyframe_of(row) or super().keyframe(row)
+
+  def box_table(self) -> BoxTable:
+    """The boxes of all keyframes, see the base class."""
+    found = self._index
+    return BoxTable(found.box_start, found.box, found.box_score, found.box_annotated)
 
   def frames(self, row: int, indices: _Array) -> Iterator[_Array]:
     """Reads and decodes frames, see the base class.

@@ -78,3 +78,27 @@ def _segment_indices(num_frames: int, within: _Array) -> _Array:
   frames = len(within)
   indices = np.floor((np.arange(frames) + within) * num_frames / frames).astype(np.int64)
   return np.minimum(indices, num_frames - 1)
+
+
+def keyframe_indices(
+  times: _Array, keyframe: float, frames: int, stride: int, fps: float
+) -> _Array:
+  """Frame numbers about a keyframe, int64 [T]; frame T // 2 is the one nearest to it, ties earlier.
+
+  Args:
+    times: presentation times of the video's frames, ascending, [N] in seconds.
+    keyframe: presentation time of the keyframe, in seconds.
+    frames: T.
+    stride: distance of two frames, at the rate `fps`.
+    fps: frames per second that `stride` counts in, and each frame is the one nearest to its time;
+      0: the video's own frames, whatever their times.
+  """
+  places = np.arange(frames) - frames // 2
+  if fps:
+    return _nearest(times, keyframe + places * stride / fps)
+  centre = _nearest(times, np.array([keyframe]))
+  return np.clip(centre + places * stride, 0, len(times) - 1)
+
+
+def _nearest(times: _Array, wanted: _Array) -> _Array:
+  return np.searchsorted((times[1:] + times[:-1]) / 2, wanted, 'left').astype(np.int64)

@@ -6,6 +6,7 @@ dtype everywhere; LayerNorm statistics and the attention softmax are float32 wha
 streams: one, called 'dropout'.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -263,13 +264,43 @@ class PatchEmbedding(nn.Module):
 
 
 class PositionEmbedding(nn.Module):
-  """Adds one learned table (1, N, C) to [..., N, C]."""
+  """Adds one learned table (1, N, C) to [..., N, C].
+
+  Attributes:
+    grid: the sizes of the axes that the tokens, but for class tokens before them, lie on.
+    table_grid: those that the table belongs to. Where they differ, the rows of the grid are resized as
+      `init_from.position_resize='bilinear'` does it: linear along each axis, with half-pixel centres.
+  """
+
+  grid: tuple[int, ...] = ()
+  table_grid: tuple[int, ...] = ()
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
+    rows, width = inputs.shape[-2:]
+    size = math.prod(self.table_grid)
+    classes = rows - math.prod(self.grid)
+    self._check_rows(classes + size)
     init = partitioned(nn.initializers.normal(stddev=0.02), None, 'tokens', 'embed')
-    table = self.param('pos_embedding', init, (1, *inputs.shape[-2:]))
+    table = self.param('pos_embedding', init, (1, classes + size, width))
+    if self.table_grid != self.grid:
+      cells = table[:, classes:].reshape(*self.table_grid, width)
+      cells = jax.image.resize(cells, (*self.grid, width), 'linear', antialias=False)
+      table = jnp.concatenate([table[:, :classes], cells.reshape(1, -1, width)], axis=1)
     return inputs + table.astype(inputs.dtype)  # [1, N, C] broadcasts over leading axes
+
+  def _check_rows(self, expected: int) -> None:
+    """Raises ConfigError if there is a table, and it has another number of rows."""
+    if not self.has_variable('params', 'pos_embedding'):
+      return
+    found = nn.meta.unbox(self.get_variable('params', 'pos_embedding')).shape[-2]
+    if found != expected:
+      raise ConfigError(
+        f'{"/".join(self.path)}: the table has {found} rows, and tokens on a grid of {self.grid} '
+        f'with a table for {self.table_grid} need {expected}. If clips differ in frames or size, '
+        'set trunk.position_grid to the (nt, nh, nw) that the table was made for: it is then '
+        'resized for the others.'
+      )
 
 
 class Encoder(nn.Module):
@@ -277,6 +308,7 @@ class Encoder(nn.Module):
 
   Attributes:
     block: `functools.partial` of a block class; called with `stochastic_depth_rate` and `name`.
+    positions: `PositionEmbedding`, or a `functools.partial` of it; called with `name`.
     final_norm: False leaves `encoder_norm` out.
     remat: 'none'; 'blocks' recomputes in the backward pass what is cheap, such as norms and
       activations, and the attention weights; 'full' recomputes whole blocks. See `REMAT_POLICIES`.
@@ -287,6 +319,7 @@ class Encoder(nn.Module):
 
   num_layers: int
   block: Callable[..., nn.Module]
+  positions: Callable[..., nn.Module] = PositionEmbedding
   dropout_rate: float = 0.0
   stochastic_depth_rate: float = 0.0
   layer_norm_epsilon: float = 1e-6
@@ -297,7 +330,7 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool) -> jax.Array:
-    x = split_batch(PositionEmbedding(name='posembed_input')(inputs))
+    x = split_batch(self.positions(name='posembed_input')(inputs))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
     scan = self.scan_layers and self.num_layers > 1 and not self.is_initializing()
     x = (self._scan if scan else self._unroll)(x, mask, train)

@@ -33,8 +33,16 @@ _CHOICES = {
   'tokeniser': ('tubelet', 'uniform_frames'),
   'kernel_init_method': ('lecun_normal', 'central_frame'),
   'temporal_attention_init': ('zeros', 'zeros_all', 'default'),
+  'temporal_context': ('none', 'frame', 'position'),
   'gelu': tuple(layers.ACTIVATIONS),
   'remat': tuple(layers.REMAT_POLICIES),
+}
+
+# The axes of (nt, nh, nw) that each encoder's tokens lie on.
+_AXES = {
+  'Transformer': slice(0, 3),
+  'SpatialTransformer': slice(1, 3),
+  'TemporalTransformer': slice(0, 1),
 }
 
 
@@ -172,6 +180,16 @@ class ViViT(nn.Module):
     pooling: 'token' (class token) or 'mean'; Models 3 and 4 have no class token.
     temporal_num_layers: required by Model 2, otherwise None; 0 is the average-pooling baseline.
     temporal_num_heads, temporal_mlp_dim: of Model 2's temporal encoder; None = as the spatial one.
+    temporal_context: what Model 2's tokens know of time beyond their tubelet. Its temporal encoder sees
+      one token a frame, so with 'none' (Scenic's) a head that reads tokens, of boxes or by their
+      mean, neither uses it nor trains it. 'frame' adds the temporal encoder's output for a frame to
+      each of the frame's tokens, at next to no cost: a box then has what is in it and what happens around
+      it. 'position' runs the temporal encoder along time at every place of the grid as well, with the
+      same parameters, and its output are the tokens: each has seen its own place at all times, for
+      nh * nw times the temporal encoder's work.
+    position_grid: (nt, nh, nw) that the position tables are for; None = that of the input. If clips
+      differ in frames or size, the tables are resized for those with another grid; see
+      `layers.PositionEmbedding`. Model 1's, 3's and 4's one table is resized in three dimensions.
     attention_kernel: 'auto', 'xla' or 'fused'; see `models.attention.dot_product_attention`.
     attention_order: of Model 3; 'space_time' is the paper's Eq. 4-6. DEVIATION: Scenic's default is
       'time_space'.
@@ -201,6 +219,8 @@ class ViViT(nn.Module):
   temporal_num_layers: int | None = None
   temporal_num_heads: int | None = None
   temporal_mlp_dim: int | None = None
+  temporal_context: str = 'none'
+  position_grid: tuple[int, int, int] | None = None
   attention_kernel: str = 'auto'
   attention_order: str = 'space_time'
   temporal_attention_init: str = 'zeros'
@@ -228,7 +248,8 @@ class ViViT(nn.Module):
     The video may come as its tubelets, [B, nt, nh, nw, t*h*w*3].
 
     Raises:
-      ConfigError: T, H or W is not divisible by the tubelet, or `uniform_frames` was given tubelets.
+      ConfigError: T, H or W is not divisible by the tubelet, `uniform_frames` was given tubelets, or
+        the position tables in the parameters are for another grid.
     """
     grid = self.grid(video.shape)
     tokens = self._tokenise(video.astype(self.dtype))  # [B, nt, nh, nw, C]
@@ -236,7 +257,7 @@ class ViViT(nn.Module):
       tokens, pooled = self._factorised_encoder(tokens, train)
     else:
       tokens = einops.rearrange(tokens, 'b t h w c -> b (t h w) c')
-      tokens, pooled = self._encode('Transformer', 'cls', tokens, self._block(grid[0]), train)
+      tokens, pooled = self._encode('Transformer', tokens, grid, self._block(grid[0]), train)
     return Features(tokens=tokens, pooled=pooled, grid=grid)
 
   def grid(self, input_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -271,7 +292,9 @@ class ViViT(nn.Module):
     if self.attention == 'spacetime':
       return [('Transformer', 1, frames * space + cls)]
     if self.attention == 'factorised_encoder':
-      temporal = [('TemporalTransformer', 1, frames + cls)] if self.temporal_num_layers else []
+      sequences = 1 + space if self.temporal_context == 'position' else 1
+      temporal = [('TemporalTransformer', sequences, frames + cls)]
+      temporal = temporal if self.temporal_num_layers else []
       return [('SpatialTransformer', frames, space + cls), *temporal]
     return [('Transformer/space', frames, space), ('Transformer/time', space, frames)]
 
@@ -299,31 +322,57 @@ class ViViT(nn.Module):
     DEVIATION: frames draw independent dropout masks (Scenic's vmap shares one over the clip);
     stochastic depth decides per clip, as its frames are one example.
     """
+    grid = tokens.shape[1:4]
     tokens = einops.rearrange(tokens, 'b t h w c -> b t (h w) c')
     tokens, pooled = self._encode(
-      'SpatialTransformer', 'cls_SpatialTransformer', tokens, self._block(1), train
+      'SpatialTransformer', tokens, grid, self._block(1), train
     )  # [B, T, S, C], [B, T, C]
-    tokens = einops.rearrange(tokens, 'b t s c -> b (t s) c')
-    if self.temporal_num_layers == 0:
-      return tokens, pooled.mean(axis=1)
+    if self.temporal_num_layers:
+      tokens, pooled = self._temporal_encoder(tokens, pooled, grid, train)
+    else:
+      pooled = pooled.mean(axis=1)
+    return einops.rearrange(tokens, 'b t s c -> b (t s) c'), pooled
+
+  def _temporal_encoder(
+    self, tokens: jax.Array, frames: jax.Array, grid: tuple[int, int, int], train: bool
+  ) -> tuple[jax.Array, jax.Array]:
+    """tokens [B, T, S, C], frames [B, T, C] -> tokens with `temporal_context`, and pooled [B, C]."""
     block = functools.partial(
       self._block(1),
       num_heads=self.temporal_num_heads or self.num_heads,
       mlp_dim=self.temporal_mlp_dim or self.mlp_dim,
     )
-    _, pooled = self._encode('TemporalTransformer', 'cls_TemporalTransformer', pooled, block, train)
+    if self.temporal_context == 'position':
+      # The frames' representations are one more sequence beside those of the places.
+      sequences = jnp.concatenate([frames[:, None], tokens.swapaxes(1, 2)], axis=1)
+      sequences, pooled = self._encode('TemporalTransformer', sequences, grid, block, train)
+      return sequences[:, 1:].swapaxes(1, 2), pooled[:, 0]
+    context, pooled = self._encode('TemporalTransformer', frames, grid, block, train)
+    if self.temporal_context == 'frame':
+      tokens = tokens + context[:, :, None]
     return tokens, pooled
 
   def _encode(
-    self, name: str, cls: str, tokens: jax.Array, block: functools.partial, train: bool
+    self,
+    name: str,
+    tokens: jax.Array,
+    grid: tuple[int, int, int],
+    block: functools.partial,
+    train: bool,
   ) -> tuple[jax.Array, jax.Array]:
     """[..., N, C] -> the encoder's tokens [..., N, C] without class token, and pooled [..., C]."""
     temporal = name == 'TemporalTransformer'
     if self.pooling == 'token':
+      cls = 'cls' if name == 'Transformer' else f'cls_{name}'
       tokens = layers.prepend_class_token(self, cls, tokens)
     tokens = layers.Encoder(
       num_layers=self.temporal_num_layers if temporal else self.num_layers,
       block=block,
+      positions=functools.partial(
+        layers.PositionEmbedding,
+        grid=grid[_AXES[name]],
+        table_grid=tuple(self.position_grid or grid)[_AXES[name]],
+      ),
       dropout_rate=self.dropout_rate,
       stochastic_depth_rate=self.stochastic_depth_rate,
       layer_norm_epsilon=self.layer_norm_epsilon,
@@ -385,6 +434,9 @@ def _check(trunk: ViViT) -> None:
       raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected a rate in [0, 1).')
   if len(trunk.tubelet) != 3 or min(trunk.tubelet) < 1:
     raise ConfigError(f'trunk.tubelet={trunk.tubelet}: expected (t, h, w), each at least 1.')
+  positions = trunk.position_grid
+  if positions is not None and (len(positions) != 3 or min(positions) < 1):
+    raise ConfigError(f'trunk.position_grid={positions}: expected (nt, nh, nw), each at least 1.')
   for message in _contradictions(trunk):
     raise ConfigError(message)
 
@@ -406,6 +458,10 @@ def _contradictions(trunk: ViViT) -> list[str]:
     'baseline.': factorised_encoder and trunk.temporal_num_layers is None,
     f'trunk.temporal_{{num_layers,num_heads,mlp_dim}}={temporal}: {attention!r} has no temporal '
     'encoder; leave them None.': not factorised_encoder and any(x is not None for x in temporal),
+    f"trunk.temporal_context={trunk.temporal_context!r} needs attention='factorised_encoder' with "
+    "temporal_num_layers of at least 1; set 'none'.": (
+      trunk.temporal_context != 'none' and not trunk.temporal_num_layers
+    ),
     "trunk.pooling_norm='after' needs pooling='mean' and one encoder.": (
       trunk.pooling_norm == 'after' and (tokens or factorised_encoder)
     ),

@@ -19,7 +19,7 @@ def test_the_demo_learns_to_tell_motions_apart(tmp_path):
   done = subprocess.run(
     train, cwd=ROOT, check=True, capture_output=True, text=True, env=as_users_have_it
   )
-  results = workdir / 'eval' / 'test' / '00001600'
+  results = workdir / 'eval' / 'demo' / 'test' / '00001600'
   metrics = json.loads((results / 'metrics.json').read_text())
   assert metrics['examples'] == 160
   assert metrics['top1/motion'] >= 0.9

@@ -15,7 +15,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from errors import DoesNotFitError
+from errors import ConfigError, DoesNotFitError
 from tools import command
 from train_lib import libtpu
 
@@ -31,6 +31,11 @@ flags.mark_flags_as_required(['config', 'topology'])
 _JSON = flags.DEFINE_bool(
   'json', False, 'Print one JSON object instead of a table.', allow_override=True
 )
+_DATASET = flags.DEFINE_string(
+  'dataset',
+  None,
+  "The dataset whose batches the step is compiled for; default: the config's first.",
+)
 
 
 def main() -> None:
@@ -45,14 +50,17 @@ def main() -> None:
   topology = topologies.topology(_TOPOLOGY.value)
   experiment = parse(_CONFIG.value)
   mesh = make_mesh(experiment.mesh, topology.devices())
+  name = _DATASET.value or next(iter(experiment.datasets))
+  if name not in experiment.datasets:
+    raise ConfigError(f'--dataset={name}: the config has {sorted(experiment.datasets)}.')
   program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
   print(
-    f'Compiling {experiment.name} for {topology.name} (usually 1 to 3 minutes) ...',
+    f'Compiling {experiment.name} on batches of {name} for {topology.name} (usually 1 to 3 minutes) ...',
     file=sys.stderr,
     flush=True,
   )
   try:
-    report = aot.compile_step(program, topology)
+    report = aot.compile_step(program, topology, name)
   except DoesNotFitError as error:
     if _JSON.value:
       print(json.dumps({'fits': False, 'topology': topology.name, 'message': str(error)}, indent=2))

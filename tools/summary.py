@@ -16,7 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from tools import command
 from train_lib import cost, data, tables
-from train_lib.experiment import parse
+from train_lib.experiment import Experiment, parse
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file; --config.KEY=VALUE overrides.'
@@ -31,29 +31,37 @@ def summarise(config: ConfigDict) -> tuple[dict, str]:
   """A config's cost as plain values, and as a table for people."""
   experiment = parse(config)
   facts = data.facts_or_nominal(experiment)
-  result = cost.cost_of(experiment, facts)
-  dataset = experiment.dataset[1]
-  views = dataset.temporal_views * dataset.spatial_views
+  costs = {name: cost.cost_of(experiment, facts, name) for name in experiment.datasets}
   values = {
     'name': experiment.name,
-    'input': list(result.input_shape),
     'classes': {task: facts.num_classes(task) for task in facts.class_names},
     'classes_from': facts.source,
-    'parameters': result.parameters,
+    'parameters': next(iter(costs.values())).parameters,
+    'datasets': {name: _values(experiment, name, result) for name, result in costs.items()},
+  }
+  lines = [experiment.name, f'classes          {facts.describe()}']
+  for name, result in costs.items():
+    views = values['datasets'][name]['views']
+    if len(costs) > 1:
+      lines.append(f'\n{name}')
+    lines += [
+      tables.cost_table(result),
+      f'evaluation       {views} views, {tables.gflops(views * result.flops)} GFLOPs a video',
+    ]
+  return values, '\n'.join(lines)
+
+
+def _values(experiment: Experiment, name: str, result: cost.Cost) -> dict:
+  dataset = experiment.datasets[name]
+  return {
+    'input': list(result.input_shape),
     'gflops_per_view': round(result.flops / 1e9, 2),
-    'views': views,
+    'views': dataset.temporal_views * dataset.spatial_views,
     'stages': [
-      {'stage': name, 'sequences': sequences, 'tokens': tokens}
-      for name, sequences, tokens in result.stages
+      {'stage': stage, 'sequences': sequences, 'tokens': tokens}
+      for stage, sequences, tokens in result.stages
     ],
   }
-  table = (
-    f'{experiment.name}\n'
-    f'classes          {facts.describe()}\n'
-    f'{tables.cost_table(result)}\n'
-    f'evaluation       {views} views, {tables.gflops(views * result.flops)} GFLOPs a video'
-  )
-  return values, table
 
 
 def main() -> None:

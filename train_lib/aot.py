@@ -107,14 +107,14 @@ class Report:
     return values
 
 
-def compile_step(program: Program, topology: Topology) -> Report:
-  """Compiles the train step of a program on the topology's devices.
+def compile_step(program: Program, topology: Topology, dataset: str) -> Report:
+  """Compiles the train step of a program, for batches of a dataset, on the topology's devices.
 
   Raises:
     DoesNotFitError: A chip's memory is too small.
   """
   lowered = program.train_step.lower(  # type: ignore[attr-defined]
-    program.abstract_state, program.abstract_batch()
+    program.abstract_state, program.abstract_batch(dataset)
   )
   begin = time.monotonic()
   try:
@@ -126,8 +126,8 @@ def compile_step(program: Program, topology: Topology) -> Report:
   seconds = time.monotonic() - begin
   analysis = compiled.cost_analysis()
   schedule = hlo.schedule(compiled.as_text())
-  view = cost.cost_of(program.experiment, program.facts)
-  batch_size = program.experiment.batch_size
+  view = cost.cost_of(program.experiment, program.facts, dataset)
+  batch_size = program.experiment.batch_size_of(dataset)
   model_flops = 2 * 3 * view.flops * batch_size / topology.chips
   return Report(
     topology=topology.name,

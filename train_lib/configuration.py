@@ -30,9 +30,14 @@ class Component:
   arguments: Mapping[str, Any]
   path: str = ''
 
+  @property
+  def target(self) -> Any:
+    """The class or function."""
+    return import_target(self.name, self.path)
+
   def accepts(self, argument: str) -> bool:
     """Whether the target has a parameter of this name."""
-    return argument in (_parameters(import_target(self.name, self.path)) or {})
+    return argument in (_parameters(self.target) or {})
 
   def build(self, **injected: Any) -> Any:
     """Calls the target with the config's arguments and those of `injected` that it takes.
@@ -40,7 +45,7 @@ class Component:
     Raises:
       ConfigError: A required argument is in neither, or the config sets an injected one.
     """
-    target = import_target(self.name, self.path)
+    target = self.target
     accepted = _parameters(target)
     values = {k: v for k, v in injected.items() if accepted is None or k in accepted}
     twice = sorted(values.keys() & self.arguments.keys())

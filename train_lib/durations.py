@@ -14,11 +14,11 @@ class Clock:
 
   Attributes:
     train_examples: Examples in one epoch, from the manifest.
-    batch_size: Global batch size in clips.
+    batch_size: Clips a step, the mean where steps differ.
   """
 
   train_examples: int
-  batch_size: int
+  batch_size: float
 
   def steps(self, duration: str, path: str) -> int:
     """The whole number of steps nearest to `duration`, at least one for a positive duration.

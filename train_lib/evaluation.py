@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from datasets import clips
+from datasets.clip_config import ClipConfig
 from datasets.dataset import VideoDataset
 from datasets.examples import PADDING_ROW, unreadable_row
 from errors import PreemptedError, ShardingError
@@ -17,6 +18,7 @@ from train_lib import data, pictures
 from train_lib.console import progress
 from train_lib.files import write_atomically
 from train_lib.program import Program
+from train_lib.protocols import BoxPredictions, ProtocolResult
 from train_lib.state import PyTree
 
 # Clips of each kind, right and wrong, on the contact sheet.
@@ -56,7 +58,8 @@ class Evaluation:
     examples: Number of examples counted.
     unreadable: Number of records of the split that could not be used: nothing takes their place.
     rows: [N] rows of the index, each exactly once.
-    predictions: Task -> predictions, aligned with `rows`.
+    predictions: Task on clips -> predictions, aligned with `rows`.
+    boxes: Task on boxes -> predictions for the boxes of all rows.
   """
 
   metrics: dict[str, float]
@@ -64,11 +67,13 @@ class Evaluation:
   unreadable: int
   rows: np.ndarray
   predictions: Mapping[str, TaskPredictions]
+  boxes: Mapping[str, BoxPredictions]
 
 
 def evaluate(
   program: Program,
   variables: PyTree,
+  name: str,
   dataset: VideoDataset,
   stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -77,7 +82,8 @@ def evaluate(
   Args:
     program: The experiment's program.
     variables: `TrainState.eval_variables`.
-    dataset: The open split.
+    name: The dataset in the config.
+    dataset: The open split of it.
     stop: Whether the run is asked to stop, looked at before every batch.
 
   Raises:
@@ -86,8 +92,8 @@ def evaluate(
   outputs: list[dict[str, Any]] = []
   in_flight: dict[str, Any] | None = None
   steps = -(-len(dataset) // program.experiment.evaluation.batch_size)
-  stream = data.eval_stream(program, dataset)
-  for host_batch, batch in progress(stream, 'evaluating', steps):
+  stream = data.eval_stream(program, name, dataset)
+  for host_batch, batch in progress(stream, f'evaluating {name}', steps):
     if stop():
       stream.close()
       raise PreemptedError('Asked to stop while evaluating.')
@@ -114,39 +120,78 @@ def evaluate(
     )
     for task in outputs[0]['top_classes']
   }
+  boxes = {
+    task: _box_predictions(dataset, task, rows, outputs) for task in outputs[0]['box_probabilities']
+  }
   metrics = {k: float(s / max(n, 1)) for k, (s, n) in sorted(totals.items())}
-  return Evaluation(
-    metrics, int(keep.sum()), len(unreadable) + len(dataset.defects), rows[keep], predictions
+  unusable = len(unreadable) + len(dataset.defects)
+  return Evaluation(metrics, int(keep.sum()), unusable, rows[keep], predictions, boxes)
+
+
+def _box_predictions(
+  dataset: VideoDataset, task: str, rows: np.ndarray, outputs: list[dict[str, Any]]
+) -> BoxPredictions:
+  """Gathers the predictions of the boxes that are not padding."""
+  probabilities = np.concatenate([o['box_probabilities'][task] for o in outputs])  # [R, N, K]
+  index = np.concatenate([o['box_index'] for o in outputs])  # [R, N]
+  shown, places = np.nonzero((index >= 0) & (rows >= 0)[:, None])
+  regions = {int(row): dataset.regions(int(row), task) for row in np.unique(rows[shown])}
+  found = [(regions[int(rows[i])], index[i, n]) for i, n in zip(shown, places)]
+  return BoxPredictions(
+    rows=rows[shown].astype(np.int64),
+    boxes=np.array([r.boxes[j] for r, j in found], np.float32).reshape(-1, 4),
+    scores=np.array([r.scores[j] for r, j in found], np.float32),
+    annotated=np.array([r.annotated[j] for r, j in found], bool),
+    probabilities=probabilities[shown, places],
   )
 
 
 def _known_rows(host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
-  """Rows and labels of the whole global batch, which one host alone does not hold."""
+  """Rows, labels and boxes' places of the whole global batch, which one host alone does not hold."""
+  known = {key: host_batch[key] for key in ('row', 'label', 'box_index') if key in host_batch}
   if jax.process_count() == 1:
-    return {'row': host_batch['row'], 'label': host_batch['label']}
+    return known
   from jax.experimental import multihost_utils
 
-  gathered = multihost_utils.process_allgather(
-    {'row': batch['row'], 'label': batch['label']}, tiled=True
+  gathered: dict[str, Any] = multihost_utils.process_allgather(
+    {key: batch[key] for key in known}, tiled=True
   )
-  known: dict[str, Any] = gathered
-  return known
+  return gathered
+
+
+def score_boxes(
+  evaluation: Evaluation, program: Program, dataset: VideoDataset, folder: Path | None
+) -> tuple[Evaluation, list[Path], str]:
+  """Adds what the protocols of tasks on boxes say of the predictions.
+
+  Args:
+    evaluation: Of one pass over the split.
+    program: The experiment's program.
+    dataset: The open split.
+    folder: Where protocols may write; None: nowhere.
+
+  Returns:
+    The evaluation with the protocols' metrics, the files written, and reports for people.
+  """
+  metrics, files, reports = dict(evaluation.metrics), [], []
+  for task, predictions in evaluation.boxes.items():
+    protocol = program.experiment.tasks[task].protocol
+    if protocol is not None:
+      result: ProtocolResult = protocol.build()(predictions, dataset, task, folder)
+      metrics.update(result.metrics)
+      files += result.files
+      reports.append(result.report)
+  return dataclasses.replace(evaluation, metrics=metrics), files, '\n'.join(reports)
 
 
 def write_results(
-  evaluation: Evaluation,
-  folder: Path,
-  program: Program,
-  dataset: VideoDataset,
+  evaluation: Evaluation, folder: Path, program: Program, name: str, dataset: VideoDataset
 ) -> list[Path]:
-  """Writes `metrics.json`, `predictions.jsonl` and the pictures; only the first process does.
+  """Writes `metrics.json`, `predictions.jsonl` and the pictures of a dataset's split.
 
   Returns:
     The files written.
   """
-  if jax.process_index():
-    return []
-  folder.mkdir(parents=True, exist_ok=True)
   files = [folder / 'metrics.json', folder / 'predictions.jsonl']
   counts = {'examples': evaluation.examples, 'unreadable': evaluation.unreadable}
   summary = {**counts, 'data': dataset.fingerprint, **evaluation.metrics}
@@ -154,32 +199,58 @@ def write_results(
   lines = _prediction_lines(evaluation, dataset)
   write_atomically(files[1], ''.join(json.dumps(line) + '\n' for line in lines))
   if program.experiment.evaluation.pictures:
-    files += _write_pictures(evaluation, folder, program, dataset)
+    files += _write_pictures(evaluation, folder, program, name, dataset)
   return files
 
 
 def _prediction_lines(evaluation: Evaluation, dataset: VideoDataset) -> list[dict[str, Any]]:
   lines = []
+  boxes = {task: np.argsort(p.rows, kind='stable') for task, p in evaluation.boxes.items()}
   for i, row in enumerate(evaluation.rows):
     line: dict[str, Any] = {'id': dataset.key(int(row))}
     for task, predictions in evaluation.predictions.items():
-      names = dataset.class_names(task)
       label = predictions.labels[i]
       line[task] = {
         'label': [int(k) for k in np.flatnonzero(label)] if label.ndim else int(label),
-        'top5': [
-          {'class': int(k), 'name': names[int(k)], 'probability': round(float(p), 6)}
-          for k, p in zip(predictions.top_classes[i], predictions.top_probabilities[i])
-        ],
+        'top5': _top(
+          dataset.class_names(task), predictions.top_classes[i], predictions.top_probabilities[i]
+        ),
       }
+    for task, order in boxes.items():
+      of_row = evaluation.boxes[task].rows[order]
+      first, last = np.searchsorted(of_row, [row, row + 1])
+      line[task] = [
+        _box_line(evaluation.boxes[task], int(m), dataset.class_names(task))
+        for m in order[first:last]
+      ]
     lines.append(line)
   return lines
 
 
+def _top(names: Sequence[str], classes: np.ndarray, probabilities: np.ndarray) -> list[Any]:
+  return [
+    {'class': int(k), 'name': names[int(k)], 'probability': round(float(p), 6)}
+    for k, p in zip(classes, probabilities)
+  ]
+
+
+def _box_line(predictions: BoxPredictions, m: int, names: Sequence[str]) -> dict[str, Any]:
+  """A box with its best five classes; ymin, xmin, ymax, xmax in [0, 1] of the frame."""
+  probabilities = predictions.probabilities[m]
+  best = np.argsort(-probabilities, kind='stable')[:5]
+  return {
+    'box': [round(float(x), 6) for x in predictions.boxes[m]],
+    'annotated': bool(predictions.annotated[m]),
+    'detector': round(float(predictions.scores[m]), 6),
+    'top5': _top(names, best, probabilities[best]),
+  }
+
+
 def _write_pictures(
-  evaluation: Evaluation, folder: Path, program: Program, dataset: VideoDataset
+  evaluation: Evaluation, folder: Path, program: Program, name: str, dataset: VideoDataset
 ) -> list[Path]:
   files = []
+  clip = program.experiment.datasets[name].clip
   for task, predictions in evaluation.predictions.items():
     if predictions.labels.ndim > 1:
       continue  # A confusion matrix needs one label a clip.
@@ -190,7 +261,7 @@ def _write_pictures(
     pictures.confusion_matrix_png(files[-1], confusion, names)
     files.append(folder / f'clips_{task}.png')
     pictures.contact_sheet_png(
-      files[-1], _sheet_clips(evaluation.rows, predictions, names, program, dataset)
+      files[-1], _sheet_clips(evaluation.rows, predictions, names, clip, dataset)
     )
   return files
 
@@ -199,7 +270,7 @@ def _sheet_clips(
   rows: np.ndarray,
   predictions: TaskPredictions,
   names: Any,
-  program: Program,
+  clip: ClipConfig,
   dataset: VideoDataset,
 ) -> list[pictures.Clip]:
   """The most confident mistakes, and right clips spread over the split."""
@@ -208,7 +279,6 @@ def _sheet_clips(
   wrong = wrong[np.argsort(-predictions.top_probabilities[wrong, 0], kind='stable')][:SHEET_CLIPS]
   right = np.flatnonzero(correct)
   right = right[np.linspace(0, len(right) - 1, min(SHEET_CLIPS, len(right))).astype(int)]
-  clip = program.experiment.dataset[1].clip
   return [
     pictures.Clip(
       clips.view_clips(dataset, clip, int(rows[i]), 1, 1)[0],

@@ -20,11 +20,11 @@ class ExampleLog:
 
   A line is `{"step": s, "dataset": name, "examples": [ids]}` for the update that made step s, the
   ids in the order of the global batch; in `nonfinite.jsonl` with the `values` that are not finite.
+  Of a batch of several datasets, `dataset` lists that of each example.
 
   Args:
     folder: of the run; exists.
-    dataset: its name in the config.
-    key: row of the dataset's index -> id of the example.
+    name_of: `row` of a batch -> dataset and id of the example.
     resume_step: the step just restored: later lines of an earlier run are dropped.
     every_step: whether to write `examples.jsonl`.
   """
@@ -32,15 +32,13 @@ class ExampleLog:
   def __init__(
     self,
     folder: Path,
-    dataset: str,
-    key: Callable[[int], str],
+    name_of: Callable[[int], tuple[str, str]],
     resume_step: int | None = None,
     every_step: bool = False,
   ):
     self.folder = folder
-    self.dataset = dataset
     self.every_step = every_step
-    self._key = key
+    self._name_of = name_of
     self._resume_step = resume_step
     self._files: dict[str, JsonLines] = {}
     if jax.process_index() == 0:
@@ -61,25 +59,28 @@ class ExampleLog:
       rows: Of each step, [B] int, global.
     """
     if self.every_step:
-      for i, ids in enumerate(map(self._ids, rows)):
-        self._append(EVERY_STEP, step - len(rows) + 1 + i, {'examples': ids})
+      for i, examples in enumerate(map(self._named, rows)):
+        self._append(EVERY_STEP, step - len(rows) + 1 + i, examples)
 
-  def nonfinite(self, step: int, rows: jax.Array, values: Mapping[str, float]) -> list[str]:
-    """Lists the examples of a step with the values that were not finite; returns the ids."""
-    ids = self._ids(rows)
+  def nonfinite(self, step: int, rows: jax.Array, values: Mapping[str, float]) -> dict[str, Any]:
+    """Lists the examples of a step with the values that were not finite; returns its `dataset` and
+    `examples`."""
+    examples = self._named(rows)
     encoded = {name: json_lines.encode(value) for name, value in values.items()}
-    self._append(NONFINITE, step, {'examples': ids, 'values': encoded})
-    return ids
+    self._append(NONFINITE, step, {**examples, 'values': encoded})
+    return examples
 
   def _append(self, name: str, step: int, values: Mapping[str, Any]) -> None:
     if jax.process_index() == 0:
-      self._open(name).append(step, {'dataset': self.dataset, **values})
+      self._open(name).append(step, values)
 
-  def _ids(self, rows: jax.Array) -> list[str]:
+  def _named(self, rows: jax.Array) -> dict[str, Any]:
     whole: Any = rows
     if jax.process_count() > 1:
       whole = multihost_utils.process_allgather(rows, tiled=True)
-    return [self._key(int(row)) for row in np.asarray(whole)]
+    datasets, ids = zip(*(self._name_of(int(row)) for row in np.asarray(whole)))
+    one = len(set(datasets)) == 1
+    return {'dataset': datasets[0] if one else list(datasets), 'examples': list(ids)}
 
   def close(self) -> None:
     """Closes the files."""

@@ -3,18 +3,20 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from datasets.box_config import BoxConfig
 from datasets.clip_config import ClipConfig
 from datasets.color import ColorJitterConfig
 from datasets.examples import check_views
 from errors import ConfigError
-from train_lib import configuration
+from train_lib import configuration, consistency
 from train_lib.configuration import Component
 from train_lib.durations import Clock
 from train_lib.erasing import RandomErasingConfig
 from train_lib.mixing import MixConfig
+from train_lib.mixture import MixtureConfig, shares
 from train_lib.pretrained import InitFromConfig
 from train_lib.randaugment import RandAugmentConfig
 
@@ -26,10 +28,13 @@ class DatasetConfig:
   Attributes:
     dir: Folder with `manifest.json` and the shards.
     clip: Frames, stride, size and geometric augmentation.
+    boxes: Which boxes heads are shown, of a dataset with labels of boxes; None: no boxes.
+    augment: Augmentation in place of the experiment's; None: that.
+    batch_size: Clips a step in place of the experiment's; 0: that.
     benchmark: Name in `datasets.catalogue`, whose nominal class counts `tools.summary` and
       `--mode=init` use while no data is there. Empty: none.
     train_split: Split to train on.
-    eval_split: Split to evaluate on.
+    eval_split: Split to evaluate on; empty: none.
     temporal_views: Clips cut from a video in evaluation.
     spatial_views: Crops of each clip in evaluation, 1 (centre) or 3 (along the longer side).
     max_bad_records: Records of a split that may be unusable before a run stops; in a run of several
@@ -38,6 +43,9 @@ class DatasetConfig:
 
   dir: str
   clip: ClipConfig
+  boxes: BoxConfig | None = None
+  augment: 'AugmentConfig | None' = None
+  batch_size: int = 0
   benchmark: str = ''
   train_split: str = 'train'
   eval_split: str = 'test'
@@ -46,8 +54,14 @@ class DatasetConfig:
   max_bad_records: int = 10
 
   def __post_init__(self) -> None:
-    _at_least(0, self, 'max_bad_records')
+    for name in ('max_bad_records', 'batch_size'):
+      _at_least(0, self, name)
     check_views(self.clip, self.temporal_views, self.spatial_views)
+    if self.boxes is not None and self.temporal_views * self.spatial_views > 1:
+      raise ConfigError(
+        f'`temporal_views` {self.temporal_views} and `spatial_views` {self.spatial_views} of a '
+        'dataset with `boxes`: boxes belong to one view. Set both to 1.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +75,8 @@ class TaskConfig:
     loss: `'softmax'` for one label a clip, `'sigmoid'` for several.
     label_smoothing: lambda of ViViT Eq. 11, in [0, 1).
     weight: Factor of this task's loss in the objective.
+    protocol: How evaluations score a task on boxes, see `train_lib.protocols`; None: by the loss
+      alone.
   """
 
   dataset: str
@@ -69,8 +85,20 @@ class TaskConfig:
   loss: Literal['softmax', 'sigmoid'] = 'softmax'
   label_smoothing: float = 0.0
   weight: float = 1.0
+  protocol: Component | None = None
+
+  @property
+  def on_boxes(self) -> bool:
+    """Whether labels belong to boxes of the clip."""
+    return bool(getattr(self.head.target, 'takes_boxes', False))
 
   def __post_init__(self) -> None:
+    if self.on_boxes and self.loss != 'sigmoid':
+      raise ConfigError(
+        f"`loss` is {self.loss!r}, but {self.head.name} gives several labels a box: use 'sigmoid'."
+      )
+    if self.protocol is not None and not self.on_boxes:
+      raise ConfigError(f'`protocol` is set, but {self.head.name} is no head on boxes: remove it.')
     if not 0 <= self.label_smoothing < 1:
       raise ConfigError(f'`label_smoothing` must be in [0, 1), got {self.label_smoothing}.')
     if self.weight < 0:
@@ -114,6 +142,9 @@ class OptimizerConfig:
     schedule: What follows the warm-up until the end of training.
     max_grad_norm: Global-norm clipping threshold; 0 is off. The norm is that of the mean gradient
       over the global batch.
+    inactive_heads: What a step does to heads whose task its batch does not carry. `'freeze'`:
+      nothing. `'decay'`: the update of a gradient of zero, by which momentum and weight decay still
+      move them, and moments fade.
     weight_decay: Decoupled decay, added to the direction before the learning rate.
     no_decay: Regular expressions; parameters whose path one of them matches do not decay.
   """
@@ -122,6 +153,7 @@ class OptimizerConfig:
   learning_rate: float
   warmup: str
   schedule: Literal['cosine', 'constant'] = 'cosine'
+  inactive_heads: Literal['freeze', 'decay'] = 'freeze'
   max_grad_norm: float = 0.0
   weight_decay: float = 0.0
   no_decay: tuple[str, ...] = ()
@@ -189,6 +221,7 @@ class Experiment:
   """Everything a run is made of. See `configs/vivit/demo.py` for a commented example.
 
   Attributes:
+    mixture: How training draws from the datasets.
     batch_size: Global number of clips a step.
     duration: Length of training, `'N steps'` or `'N epochs'`.
     compute_dtype: Type of activations; parameters and statistics stay float32.
@@ -222,6 +255,7 @@ class Experiment:
   checkpoint: CheckpointConfig
   init_from: InitFromConfig
   log_every: str
+  mixture: MixtureConfig = dataclasses.field(default_factory=MixtureConfig)
   mesh: MeshConfig = MeshConfig()
   compute_dtype: Literal['float32', 'bfloat16'] = 'float32'
   grad_accumulation: int = 1
@@ -244,58 +278,7 @@ class Experiment:
       )
     if not 0 <= self.ema_decay < 1:
       raise ConfigError(f'`ema_decay` must be in [0, 1), got {self.ema_decay}.')
-    if len(self.datasets) != 1:
-      raise ConfigError(
-        f'`datasets` must name exactly one dataset, got {sorted(self.datasets)}: '
-        'mixtures are not implemented yet.'
-      )
-    self._check_tasks()
-    if self.host_patches:
-      self._check_host_patches()
-
-  def _check_tasks(self) -> None:
-    if not self.tasks:
-      raise ConfigError('`tasks` is empty: name at least one head to train.')
-    for name, task in self.tasks.items():
-      if task.dataset not in self.datasets:
-        raise ConfigError(
-          f'`tasks.{name}.dataset` is {task.dataset!r}, but `datasets` has {sorted(self.datasets)}.'
-        )
-    best = self.checkpoint.best_metric
-    if best and best not in self.eval_metrics:
-      raise ConfigError(
-        f'`checkpoint.best_metric` is {best!r}, but the evaluation gives {self.eval_metrics}.'
-      )
-    for metric, names in self.evaluation.joint_tasks.items():
-      if metric in self.tasks:
-        raise ConfigError(
-          f'`evaluation.joint_tasks.{metric}` has the name of a task: choose another.'
-        )
-      for name in names:
-        if name not in self.tasks or self.tasks[name].loss != 'softmax':
-          raise ConfigError(
-            f'`evaluation.joint_tasks.{metric}` names {name!r}, which is not a softmax task; '
-            f'`tasks` has {sorted(self.tasks)}.'
-          )
-
-  def _check_host_patches(self) -> None:
-    if 'tubelet' not in self.trunk.arguments:
-      raise ConfigError(
-        f'`host_patches`: {self.trunk.name} has no `trunk.tubelet` to cut: unset it.'
-      )
-    augment = self.augment
-    needs_frames = {
-      "color_jitter (where='host' will do)": augment.color_jitter.active('device'),
-      'rand_augment': augment.rand_augment.num_layers > 0,
-      'random_erasing': augment.random_erasing.prob > 0,
-      'mix.cutmix_alpha': augment.mix.cutmix_alpha > 0,
-    }
-    on = [f'augment.{name}' for name, active in needs_frames.items() if active]
-    if on:
-      raise ConfigError(
-        f'`host_patches` is set, but {", ".join(on)} needs whole frames on the device. Switch it off, '
-        'or unset `host_patches`.'
-      )
+    consistency.check(self)
 
   @property
   def host_patch(self) -> tuple[int, int, int] | None:
@@ -304,17 +287,36 @@ class Experiment:
 
   @property
   def eval_metrics(self) -> list[str]:
-    """Names of the metrics that an evaluation gives."""
+    """Names of the metrics that evaluations give."""
     names = []
     for task, config in self.tasks.items():
+      if not self.datasets[config.dataset].eval_split:
+        continue
       top = ('top1', 'top5') if config.loss == 'softmax' else ('hit1',)
-      names += [f'{metric}/{task}' for metric in ('loss', *top)]
+      scored = config.protocol.target.METRICS if config.protocol else ()
+      names += [f'{metric}/{task}' for metric in ('loss', *top, *scored)]
     return names + [f'top{k}/{joint}' for joint in self.evaluation.joint_tasks for k in (1, 5)]
 
+  def tasks_of(self, dataset: str) -> dict[str, TaskConfig]:
+    """The tasks of a dataset."""
+    return {name: task for name, task in self.tasks.items() if task.dataset == dataset}
+
+  def batch_size_of(self, dataset: str) -> int:
+    """Global number of clips in a batch of a dataset."""
+    return self.datasets[dataset].batch_size or self.batch_size
+
+  def augment_of(self, tasks: Iterable[str]) -> AugmentConfig:
+    """The augmentation of a batch that carries labels of these tasks."""
+    own = {self.tasks[task].dataset for task in tasks}
+    # Batches of several datasets are augmented alike, see `consistency`.
+    return self.datasets[own.pop()].augment or self.augment
+
   @property
-  def dataset(self) -> tuple[str, DatasetConfig]:
-    """Name and config of the dataset."""
-    return next(iter(self.datasets.items()))
+  def batch_sizes(self) -> dict[str, int]:
+    """Dataset -> examples in a draw of the mixture."""
+    if self.mixture.sampling == 'mixed':
+      return dict.fromkeys(self.datasets, 1)
+    return {name: self.batch_size_of(name) for name in self.datasets}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,12 +324,12 @@ class DataFacts:
   """What an experiment learns from its data.
 
   Attributes:
-    train_examples: Examples in the training split.
+    train_examples: Dataset -> examples an epoch of its training split, repeats included.
     class_names: Task -> names of its classes, in label order.
     source: Where the facts come from, for people.
   """
 
-  train_examples: int
+  train_examples: Mapping[str, int]
   class_names: Mapping[str, tuple[str, ...]]
   source: str
 
@@ -363,20 +365,31 @@ def parse(config: Any) -> Experiment:
   return experiment
 
 
-def lengths(experiment: Experiment, train_examples: int) -> Lengths:
+def lengths(experiment: Experiment, train_examples: Mapping[str, int]) -> Lengths:
   """Converts every duration of the experiment to steps.
+
+  An epoch is as many examples as all datasets have together (arXiv:2207.03807, section 4.1), however
+  often each is drawn.
+
+  Args:
+    experiment: with the durations.
+    train_examples: of `DataFacts`.
 
   Raises:
     ConfigError: A duration cannot be read, or the warm-up is longer than the training.
   """
-  clock = Clock(train_examples, experiment.batch_size)
+  sizes = experiment.batch_sizes
+  drawn = shares(experiment.mixture, train_examples, sizes)
+  mixed = experiment.mixture.sampling == 'mixed'
+  mean = experiment.batch_size if mixed else sum(drawn[name] * sizes[name] for name in drawn)
+  clock = Clock(sum(train_examples.values()), mean)
   result = Lengths(
     total=clock.steps(experiment.duration, 'duration'),
     warmup=clock.steps(experiment.optimizer.warmup, 'optimizer.warmup'),
     log=clock.interval(experiment.log_every, 'log_every'),
     evaluate=clock.interval(experiment.evaluation.every, 'evaluation.every'),
     checkpoint=clock.interval(experiment.checkpoint.every, 'checkpoint.every'),
-    epoch=train_examples / experiment.batch_size,
+    epoch=clock.train_examples / mean,
   )
   if result.warmup >= result.total:
     raise ConfigError(

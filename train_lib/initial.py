@@ -68,6 +68,7 @@ def fresh_state(program: Program, weights: Weights | None) -> TrainState:
 
 
 def _fill(program: Program, params: Any, weights: Weights) -> tuple[Any, Any]:
-  grid = program.model.trunk.grid(program.input_shape)
   config = program.experiment.init_from
-  return load_pretrained(params, weights, grid=grid, options=config, name=config.path)
+  return load_pretrained(
+    params, weights, grid=program.position_grid, options=config, name=config.path
+  )

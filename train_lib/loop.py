@@ -67,7 +67,7 @@ def train_steps(
     PreemptedError: Asked to stop; the state is saved.
   """
   plan = _Plan(program, start, evaluated)
-  log = MetricLog(program.experiment, plan.total, start, hooks.examples, hooks.goodput)
+  log = MetricLog(program, start, hooks.examples, hooks.goodput)
   for step in range(start, plan.total + 1):
     try:
       metrics = _evaluate_if_due(plan, state, step, hooks, log)

@@ -22,7 +22,7 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Binary cross-entropy in nats, summed over classes: logits, targets in [0, 1] [B, K] -> [B]."""
+  """Binary cross-entropy in nats, summed over classes: logits, targets in [0, 1] [..., K] -> [...]."""
   logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
   log_on, log_off = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
   return -jnp.sum(targets * log_on + (1 - targets) * log_off, axis=-1)
@@ -31,9 +31,9 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def weighted_sum(
   values: jax.Array, weights: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns (sum of values times weights, sum of weights) of [B] arrays, to add over batches.
+  """Returns (sum of values times weights, sum of weights) of [...] arrays, to add over batches.
 
-  weights: [B], 0 for padding; None is all ones. A value of weight 0 counts for nothing even if it
+  weights: [...], 0 for padding; None is all ones. A value of weight 0 counts for nothing even if it
   is not finite.
   """
   values = values.astype(jnp.float32)
@@ -42,7 +42,7 @@ def weighted_sum(
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-  """Returns sum(values weights) / (sum(weights) + 1e-8) of [B] arrays -> []."""
+  """Returns sum(values weights) / (sum(weights) + 1e-8) of [...] arrays -> []."""
   total, count = weighted_sum(values, weights)
   return total / (count + _EPSILON)
 

@@ -12,8 +12,8 @@ import numpy as np
 from errors import TrainingDivergedError
 from train_lib.console import duration, say, scalars
 from train_lib.example_log import NONFINITE, ExampleLog
-from train_lib.experiment import Experiment
 from train_lib.goodput import Goodput
+from train_lib.program import Program
 
 # Steps dispatched ahead of the device; more would only hold more batches in its memory.
 STEPS_IN_FLIGHT = 2
@@ -26,15 +26,14 @@ class MetricLog:
 
   def __init__(
     self,
-    experiment: Experiment,
-    total_steps: int,
+    program: Program,
     start: int,
     examples: ExampleLog,
     goodput: Goodput,
   ):
-    self._batch_size = experiment.batch_size
-    self._max_skipped = experiment.max_skipped_steps
-    self._total = total_steps
+    self._examples_seen = program.examples_seen
+    self._max_skipped = program.experiment.max_skipped_steps
+    self._total = program.lengths.total
     self._logged = start
     self._examples = examples
     self._goodput = goodput
@@ -43,7 +42,7 @@ class MetricLog:
     self._in_flight: collections.deque[Any] = collections.deque()
     self._time = time.monotonic()
     self._timed_from = 0
-    self._first = True
+    self._compiled: set[frozenset[str]] = set()  # Metrics of the steps compiled so far.
 
   def add(self, metrics: Any, rows: jax.Array) -> None:
     """Takes a step's metrics and example rows; waits only for the step `STEPS_IN_FLIGHT` before."""
@@ -52,9 +51,9 @@ class MetricLog:
     self._in_flight.append(metrics)
     if len(self._in_flight) > STEPS_IN_FLIGHT:
       jax.block_until_ready(self._in_flight.popleft())
-    if self._first:  # Compilation is not part of the speed.
+    if frozenset(metrics) not in self._compiled:  # Compilation is not part of the speed.
       jax.block_until_ready(metrics)
-      self._first = False
+      self._compiled.add(frozenset(metrics))
       self.restart_clock()
 
   def device_is_idle(self) -> bool:
@@ -89,8 +88,10 @@ class MetricLog:
       if name in fetched[-1]:
         values[name] = float(fetched[-1][name][0])
     if timed > 0:
-      values['clips_per_second'] = timed * self._batch_size / elapsed
+      values['clips_per_second'] = sum(map(len, self._rows[-timed:])) / elapsed
     self._say(values, step, elapsed / timed if timed > 0 else None)
+    seen = self._examples_seen(step)
+    values.update({f'examples_seen/{name}': float(count) for name, count in seen.items()})
     values.update(self._goodput.shares())
     self._pending.clear()
     self._rows.clear()
@@ -104,21 +105,21 @@ class MetricLog:
       bad = _nonfinite(metrics)
       if not bad:
         continue
-      ids = self._examples.nonfinite(first + i, self._rows[i], bad)
+      examples = self._examples.nonfinite(first + i, self._rows[i], bad)
       found = ', '.join(f'{name} = {value}' for name, value in bad.items())
       skipped = int(metrics['skipped_steps'][0]) if 'skipped_steps' in metrics else 1
       if skipped > self._max_skipped:
-        raise TrainingDivergedError(self._diverged(found, first + i, step, ids))
+        raise TrainingDivergedError(self._diverged(found, first + i, step, examples))
       say(
         f'step {first + i:,}: {found}: its update was skipped ({skipped} of at most '
-        f'{self._max_skipped}); dataset {self._examples.dataset!r}, examples {_shown(ids)}.'
+        f'{self._max_skipped}); {_shown(examples)}.'
       )
 
-  def _diverged(self, found: str, bad_step: int, step: int, ids: list[str]) -> str:
+  def _diverged(self, found: str, bad_step: int, step: int, examples: Mapping[str, Any]) -> str:
     skipped = f' after {self._max_skipped} skipped updates' if self._max_skipped else ''
     return (
       f'{found} in steps {self._logged + 1:,} to {step:,}, first at step {bad_step:,}{skipped}: '
-      f'dataset {self._examples.dataset!r}, examples {_shown(ids)} (all in '
+      f'{_shown(examples)} (all in '
       f'{self._examples.folder / NONFINITE}). Nothing was saved since. Lower '
       '`optimizer.learning_rate`, lengthen `optimizer.warmup`, clip with '
       '`optimizer.max_grad_norm`, or let `max_skipped_steps` updates be skipped.'
@@ -134,10 +135,13 @@ class MetricLog:
 
 
 def _means(steps: list[Any]) -> dict[str, float]:
-  if not steps:
-    return {}
-  sums = jax.tree.map(lambda *x: np.sum(np.stack(x), 0), *steps)
-  return {k: float(s / max(n, 1e-9)) for k, (s, n) in sums.items()}
+  """Mean of each metric over the steps that have it."""
+  sums: dict[str, list[Any]] = {}
+  for metrics in steps:
+    for name, pair in metrics.items():
+      sums.setdefault(name, []).append(pair)
+  totals = {name: np.sum(np.stack(pairs), 0) for name, pairs in sums.items()}
+  return {name: float(s / max(n, 1e-9)) for name, (s, n) in sorted(totals.items())}
 
 
 def _nonfinite(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -145,6 +149,10 @@ def _nonfinite(metrics: Mapping[str, Any]) -> dict[str, float]:
   return {k: float(s) for k, (s, n) in sorted(metrics.items()) if not math.isfinite(s)}
 
 
-def _shown(ids: list[str]) -> str:
+def _shown(examples: Mapping[str, Any]) -> str:
+  """Datasets and first ids of a batch."""
+  ids, datasets = examples['examples'], examples['dataset']
+  names = [datasets] if isinstance(datasets, str) else sorted(set(datasets))
   more = f', ... ({len(ids)} in all)' if len(ids) > _SHOWN_IDS else ''
-  return ', '.join(map(repr, ids[:_SHOWN_IDS])) + more
+  listed = ', '.join(map(repr, ids[:_SHOWN_IDS]))
+  return f'dataset {", ".join(map(repr, names))}, examples {listed}{more}'

@@ -41,30 +41,40 @@ def mix(
   key: jax.Array,
   video: jax.Array,
   labels: Mapping[str, jax.Array],
-  mask: jax.Array,
+  masks: Mapping[str, jax.Array],
   config: MixConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
   """Mixes a batch with its reverse (ViViT Eq. 12); CutMix's box is the same in all frames.
+
+  Where examples of several datasets are mixed, each task's label is that of the partners that carry
+  it, and its weight their share of the clip: with a clip of 0.7 of dataset A and 0.3 of B, A's loss
+  counts 0.7 and B's 0.3, each against its own label.
 
   Args:
     key: one random key.
     video: [B, T, H, W, 3] float, normalised or not. On a sharded batch a partner may come from
       another device.
-    labels: task -> [B, K] one-hot, multi-hot or smoothed. Every example must carry every task.
-    mask: [B] float, 0 for padding: an example whose partner is padding stays as it is.
+    labels: task -> [B, K] one-hot, multi-hot or smoothed.
+    masks: task -> [B] float, 0 where an example does not carry the task, or is padding: it is padding
+      when it carries none, and one whose partner is padding stays as it is.
     config: not compiled in when both alphas or `prob` are 0.
 
   Returns:
-    The mixed video, in its dtype, and the mixed labels in float32.
+    The mixed video, in its dtype; the mixed labels and the labels' weights in float32.
   """
   if not config.prob or not (config.mixup_alpha or config.cutmix_alpha):
-    return video, dict(labels)
+    return video, dict(labels), dict(masks)
   height, width = video.shape[2:4]
   kept, share = draw_shares(key, height, width, config)
-  with_partner = mask[::-1] > 0  # [B]
+  real = jnp.sum(jnp.stack(list(masks.values())), 0) > 0  # [B]
+  with_partner = real[::-1]
   kept = jnp.where(with_partner[:, None, None, None, None], kept[:, :, None], 1.0)
   share = jnp.where(with_partner, share, 1.0)
-  return mix_with_reverse(video, labels, kept, share[:, None])
+  carried = {task: label * masks[task][:, None] for task, label in labels.items()}
+  weights = {task: real * (share * mask + (1 - share) * mask[::-1]) for task, mask in masks.items()}
+  video, carried = mix_with_reverse(video, carried, kept, share[:, None])
+  mixed = {task: x / jnp.maximum(weights[task], 1e-8)[:, None] for task, x in carried.items()}
+  return video, mixed, weights
 
 
 def draw_shares(

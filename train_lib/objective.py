@@ -19,9 +19,10 @@ class ModelOutputs:
 
   Attributes:
     features: `models.features.Features` of the trunk.
-    logits: Task -> [B, K] float32.
-    targets: Task -> [B, K] float32, one-hot or multi-hot, mixed when mixup is on.
-    masks: Task -> [B] float32, 1 where the example carries labels of the task.
+    logits: Task -> [B, K] float32, or [B, N, K] of boxes; of the tasks that the batch carries.
+    targets: Task -> the same shapes, float32, one-hot or multi-hot, mixed when mixup is on.
+    masks: Task -> [B] or [B, N] float32, the weight of the label: 1, 0 where the example does not
+      carry the task or the box is padding, in between where clips of several datasets are mixed.
   """
 
   features: Any
@@ -31,7 +32,7 @@ class ModelOutputs:
 
 
 def per_example_loss(task: TaskConfig, logits: Array, targets: Array) -> Array:
-  """Loss of every example, [B] float32, with the task's label smoothing (Eq. 11)."""
+  """Loss of every example, [B] or [B, N] float32, with the task's label smoothing (Eq. 11)."""
   targets = losses.smooth_labels(targets, task.label_smoothing)
   if task.loss == 'softmax':
     return losses.softmax_cross_entropy(logits, targets)

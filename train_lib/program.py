@@ -5,7 +5,7 @@ pytree structure: a batch that labels other tasks traces another step, with no c
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +16,9 @@ import optax
 from flax.core import FrozenDict
 from jax.sharding import Mesh, NamedSharding
 
+from datasets.mixture import Mixture
 from datasets.patches import patch_shape
+from errors import ConfigError
 from models.video_model import VideoModel
 from train_lib import losses
 from train_lib import mesh as mesh_lib
@@ -24,6 +26,7 @@ from train_lib.augment import augment, example_keys, normalize
 from train_lib.erasing import erase
 from train_lib.experiment import DataFacts, Experiment, Lengths, lengths
 from train_lib.mixing import mix
+from train_lib.mixture import make_mixture
 from train_lib.objective import ModelOutputs, per_example_loss
 from train_lib.optimizer import learning_rate_schedule, make_optimizer
 from train_lib.state import PyTree, TrainState, random_key
@@ -32,7 +35,16 @@ Batch = Mapping[str, Any]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 # Arrays of a batch that the device needs.
-DEVICE_KEYS = ('inputs', 'label', 'label_mask', 'batch_mask', 'row')
+DEVICE_KEYS = (
+  'inputs',
+  'label',
+  'label_mask',
+  'boxes',
+  'box_mask',
+  'box_index',
+  'batch_mask',
+  'row',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +54,10 @@ class Program:
   Attributes:
     init: () -> TrainState, from the experiment's seed.
     train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
-    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities'}`.
+    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities',
+      'box_probabilities'}`.
     abstract_state: Shapes and types of the state, with shardings.
-    input_shape: [B, T, H, W, 3] of a training batch, or of its patches, see `input_shape`.
+    mixture: Which dataset each batch is from, numbered as in `experiment.datasets`.
   """
 
   experiment: Experiment
@@ -56,7 +69,25 @@ class Program:
   train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
   eval_step: Callable[[PyTree, Batch], dict[str, Any]]
   abstract_state: TrainState
-  input_shape: tuple[int, ...]
+  mixture: Mixture
+
+  @property
+  def position_grid(self) -> tuple[int, int, int]:
+    """(nt, nh, nw) that the trunk's position tables are for."""
+    trunk, first = self.experiment.trunk, next(iter(self.experiment.datasets))
+    own: tuple[int, int, int] | None = trunk.arguments.get('position_grid')
+    return own or self.model.trunk.grid(input_shape(self.experiment, first, 1))
+
+  def examples_seen(self, step: int) -> dict[str, int]:
+    """Dataset -> clips of it that the first `step` steps train on."""
+    experiment = self.experiment
+    sizes = [experiment.batch_size_of(name) for name in experiment.datasets]
+    draws = step
+    if experiment.mixture.sampling == 'mixed':  # A draw is a group of repeats of one video.
+      repeats = next(iter(experiment.datasets.values())).clip.repeats
+      draws, sizes = step * experiment.batch_size // repeats, [repeats] * len(sizes)
+    counts = self.mixture.counts(draws)
+    return {name: int(n) * b for name, n, b in zip(experiment.datasets, counts, sizes)}
 
   def to_device(self, batch: Batch) -> Batch:
     """Places this host's part of a batch; examples are split over the mesh's batch axes."""
@@ -75,26 +106,35 @@ class Program:
 
     return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
 
-  def abstract_batch(self) -> Batch:
-    """A training batch as `to_device` places it, without its numbers."""
-    size, sharding = self.experiment.batch_size, mesh_lib.batch_sharding(self.mesh)
+  def abstract_batch(self, dataset: str) -> Batch:
+    """A training batch of a dataset as `to_device` places it, without its numbers."""
+    experiment, sharding = self.experiment, mesh_lib.batch_sharding(self.mesh)
+    config, size = experiment.datasets[dataset], experiment.batch_size_of(dataset)
+    mixed = experiment.mixture.sampling == 'mixed'
+    tasks = experiment.tasks if mixed else experiment.tasks_of(dataset)
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
       return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
-    # One label a clip is a number, several are a multi-hot row.
-    label = {
-      name: array(jnp.int32)
-      if task.loss == 'softmax'
-      else array(jnp.float32, self.facts.num_classes(name))
-      for name, task in self.experiment.tasks.items()
-    }
-    return {
-      'inputs': array(jnp.uint8, *self.input_shape[1:]),
-      'label': label,
+    def label(name: str) -> jax.ShapeDtypeStruct:
+      # One label a clip is a number, several are a multi-hot row, of every box where boxes have them.
+      if experiment.tasks[name].loss == 'softmax':
+        return array(jnp.int32)
+      boxes = (config.boxes.max_boxes,) if config.boxes and tasks[name].on_boxes else ()
+      return array(jnp.float32, *boxes, self.facts.num_classes(name))
+
+    batch: dict[str, Any] = {
+      'inputs': array(jnp.uint8, *input_shape(experiment, dataset, size)[1:]),
+      'label': {name: label(name) for name in tasks},
       'batch_mask': array(jnp.float32),
       'row': array(jnp.int32),
     }
+    if mixed:
+      batch['label_mask'] = {name: array(jnp.float32) for name in tasks}
+    if config.boxes:
+      batch['boxes'] = array(jnp.float32, config.boxes.max_boxes, 4)
+      batch['box_mask'] = array(jnp.float32, config.boxes.max_boxes)
+    return batch
 
 
 def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
@@ -107,13 +147,13 @@ def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
   return VideoModel(trunk=experiment.trunk.build(dtype=dtype), heads=FrozenDict(heads))
 
 
-def input_shape(experiment: Experiment, batch_size: int) -> tuple[int, ...]:
-  """[B, T, H, W, 3] of a batch of clips, with `host_patches` [B, T/t, H/h, W/w, t*h*w*3].
+def input_shape(experiment: Experiment, dataset: str, batch_size: int) -> tuple[int, ...]:
+  """[B, T, H, W, 3] of a dataset's batch, with `host_patches` [B, T/t, H/h, W/w, t*h*w*3].
 
   Raises:
     ConfigError: The patches do not divide the clip.
   """
-  shape = (batch_size, *experiment.dataset[1].clip.shape)
+  shape = (batch_size, *experiment.datasets[dataset].clip.shape)
   patch = experiment.host_patch
   return shape if patch is None else patch_shape(shape, patch)
 
@@ -125,16 +165,19 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
     ConfigError: The config does not make a program, such as an input the tubelet does not divide.
     ShardingError: A parameter does not divide over the mesh.
   """
-  mesh_lib.check_batch(mesh, experiment.batch_size // experiment.grad_accumulation, 'batch_size')
+  for name, dataset in experiment.datasets.items():
+    part = experiment.batch_size_of(name) // experiment.grad_accumulation
+    path = f'datasets.{name}.batch_size' if dataset.batch_size else 'batch_size'
+    mesh_lib.check_batch(mesh, part, path)
   mesh_lib.check_batch(mesh, experiment.evaluation.batch_size, 'evaluation.batch_size')
   model = build_model(experiment, facts)
-  shape = input_shape(experiment, experiment.batch_size)
+  _check_grids(experiment, model)
   plan = lengths(experiment, facts.train_examples)
   optimizer = make_optimizer(experiment.optimizer, plan)
 
   def boxed_init() -> TrainState:
     rngs = {s: random_key(experiment.seed, s) for s in ('params', 'dropout')}
-    variables = dict(model.init(rngs, jnp.zeros((1, *shape[1:])), train=False))
+    variables = dict(model.init(rngs, **example_inputs(experiment), train=False))
     params = variables.pop('params')
     ema = params if experiment.ema_decay else None
     zero = jnp.int32(0)
@@ -160,8 +203,33 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
       nn.meta.unbox(boxed),
       shardings,
     ),
-    input_shape=shape,
+    mixture=make_mixture(
+      experiment.mixture, experiment.seed, facts.train_examples, experiment.batch_sizes
+    ),
   )
+
+
+def example_inputs(experiment: Experiment) -> dict[str, Any]:
+  """What every head can be initialised on: a clip of the first dataset, and a box if any takes one."""
+  first = next(iter(experiment.datasets))
+  inputs = {'video': jnp.zeros(input_shape(experiment, first, 1))}
+  if any(task.on_boxes for task in experiment.tasks.values()):
+    inputs['boxes'] = jnp.zeros((1, 1, 4))
+  return inputs
+
+
+def _check_grids(experiment: Experiment, model: VideoModel) -> None:
+  """Raises ConfigError if clips make different grids of tokens and the trunk was not told of it."""
+  shapes = {n: input_shape(experiment, n, 1) for n in experiment.datasets}
+  if len(set(shapes.values())) == 1:
+    return
+  grids = {n: model.trunk.grid(shape) for n, shape in shapes.items()}
+  if len(set(grids.values())) > 1 and experiment.trunk.arguments.get('position_grid') is None:
+    raise ConfigError(
+      f'The datasets differ in frames or size: their clips are {grids} tokens (t, h, w). Set '
+      '`trunk.position_grid` to the grid that position embeddings are kept for; they are resized to '
+      'the others.'
+    )
 
 
 def _make_train_step(
@@ -173,11 +241,16 @@ def _make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   schedule = learning_rate_schedule(experiment.optimizer, plan)
   gradients = _make_gradients(experiment, facts, model)
+  frozen = experiment.tasks if experiment.optimizer.inactive_heads == 'freeze' else ()
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     grads, model_state, metrics = gradients(state, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    inactive = {f'heads_{task}' for task in frozen if task not in batch['label']}
+    if inactive:
+      params = _keep(inactive, params, state.params)
+      opt_state = _keep(inactive, opt_state, state.opt_state)
     ema = state.ema_params
     if ema is not None:
       ema = optax.incremental_update(params, ema, 1 - experiment.ema_decay)
@@ -193,6 +266,15 @@ def _make_train_step(
   return train_step
 
 
+def _keep(subtrees: Set[str], new: PyTree, old: PyTree) -> PyTree:
+  """`new`, with the leaves of `old` wherever a key of their path is in `subtrees`."""
+
+  def choose(path: Any, a: Any, b: Any) -> Any:
+    return b if any(getattr(key, 'key', None) in subtrees for key in path) else a
+
+  return jax.tree_util.tree_map_with_path(choose, new, old)
+
+
 def _skip_nonfinite(new: TrainState, old: TrainState, metrics: Metrics) -> TrainState:
   """`new`, or the old state a step further where a metric of the update is not finite."""
   finite = jnp.all(jnp.stack([jnp.isfinite(value) for value, _ in metrics.values()]))
@@ -204,21 +286,26 @@ def _skip_nonfinite(new: TrainState, old: TrainState, metrics: Metrics) -> Train
 def _make_gradients(
   experiment: Experiment, facts: DataFacts, model: VideoModel
 ) -> Callable[[TrainState, Batch], tuple[PyTree, PyTree, Metrics]]:
-  """Gradients of a batch, taken in `grad_accumulation` equal parts and averaged."""
+  """Gradients of a batch, taken in `grad_accumulation` equal parts and averaged.
+
+  Parts weigh alike, also where one has more labelled examples or boxes than another.
+  """
   parts = experiment.grad_accumulation
 
   def loss_of_part(
     params: PyTree, model_state: PyTree, batch: Batch, step: jax.Array, dropout_key: jax.Array
   ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
-    video, targets = prepare(experiment, facts, batch, step)
+    video, targets, masks = prepare(experiment, facts, batch, step)
     (features, logits), model_state = model.apply(
       {'params': params, **model_state},
       video,
+      boxes=batch.get('boxes'),
+      tasks=tuple(targets),
       train=True,
       rngs={'dropout': dropout_key},
       mutable=list(model_state),
     )
-    outputs = ModelOutputs(features, logits, targets, _masks(batch))
+    outputs = ModelOutputs(features, logits, targets, masks)
     loss, terms = experiment.objective.build(outputs=outputs, tasks=experiment.tasks)
     metrics = {name: (value, jnp.float32(1)) for name, value in {'loss': loss, **terms}.items()}
     for name, target in targets.items():
@@ -264,7 +351,7 @@ def deal(batch: PyTree, parts: int) -> PyTree:
 
 def prepare(
   experiment: Experiment, facts: DataFacts, batch: Batch, step: jax.Array | int
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
   """What the model trains on: inputs augmented, normalised, erased and mixed, and their targets.
 
   Until they are mixed, examples depend on (seed, step, position) alone, not on the batch's size
@@ -278,9 +365,10 @@ def prepare(
     step: of the training.
 
   Returns:
-    Video of the inputs' shape, float32, and task -> [B, K] float32.
+    Video of the inputs' shape, float32; task -> targets [B, K] float32, or [B, N, K] of boxes; task
+    -> weight of each label, [B] or [B, N] float32.
   """
-  config, position = experiment.augment, batch['position']
+  config, position = experiment.augment_of(batch['label']), batch['position']
 
   def keys(stream: str) -> jax.Array:
     return example_keys(random_key(experiment.seed, stream, step), position)
@@ -290,7 +378,7 @@ def prepare(
   video = erase(keys('random_erasing'), video, config.random_erasing)
   targets = _targets(batch['label'], facts)
   mix_key = random_key(experiment.seed, 'mix', step)
-  return mix(mix_key, video, targets, batch['batch_mask'], config.mix)
+  return mix(mix_key, video, targets, _masks(experiment, batch), config.mix)
 
 
 def _make_eval_step(
@@ -302,19 +390,24 @@ def _make_eval_step(
     video = normalize(
       inputs.reshape(b * views, *inputs.shape[2:]), experiment.pixels.mean, experiment.pixels.std
     )  # [B*V, T, H, W, 3]
-    _, logits = model.apply(variables, video, train=False)
-    # Logits of a video are the mean over its views (ViViT, section 4.1).
-    logits = {k: v.reshape(b, views, -1).mean(1) for k, v in logits.items() if k in batch['label']}
-    targets = _targets(batch['label'], facts)
-    masks = _masks(batch)
+    _, logits = model.apply(
+      variables, video, boxes=batch.get('boxes'), tasks=tuple(batch['label']), train=False
+    )
+    # Logits of a video are the mean over its views (ViViT, section 4.1); boxes have one view.
+    on_boxes = {name for name in logits if experiment.tasks[name].on_boxes}
+    logits = {k: v if k in on_boxes else v.reshape(b, views, -1).mean(1) for k, v in logits.items()}
+    targets, masks = _targets(batch['label'], facts), _masks(experiment, batch)
+    probabilities = {k: _probabilities(experiment, k, v) for k, v in logits.items()}
     top = {
-      k: jax.lax.top_k(_probabilities(experiment, k, v), min(5, v.shape[-1]))
-      for k, v in logits.items()
+      k: jax.lax.top_k(v, min(5, v.shape[-1]))
+      for k, v in probabilities.items()
+      if k not in on_boxes
     }
     return {
       'metrics': _eval_metrics(experiment, logits, targets, masks),
       'top_probabilities': {k: v[0] for k, v in top.items()},
       'top_classes': {k: v[1] for k, v in top.items()},
+      'box_probabilities': {k: probabilities[k] for k in sorted(on_boxes)},
     }
 
   return eval_step
@@ -352,7 +445,7 @@ def _best_is_right(
   """`top1`: the label scores best; `hit1`, with several labels: the best class is one of them."""
   if experiment.tasks[task].loss == 'softmax':
     return 'top1', losses.top_k_correct(logits, targets, 1)
-  hit = jnp.take_along_axis(targets, jnp.argmax(logits, -1)[:, None], -1)[:, 0]
+  hit = jnp.take_along_axis(targets, jnp.argmax(logits, -1)[..., None], -1)[..., 0]
   return 'hit1', hit
 
 
@@ -373,15 +466,18 @@ def _probabilities(experiment: Experiment, task: str, logits: jax.Array) -> jax.
 
 
 def _targets(label: Mapping[str, jax.Array], facts: DataFacts) -> dict[str, jax.Array]:
-  """Class numbers as one-hot rows; multi-hot rows as they are. All [B, K] float32."""
+  """Class numbers as one-hot rows; multi-hot rows as they are. [B, K] or [B, N, K] float32."""
   return {
     name: jax.nn.one_hot(x, facts.num_classes(name)) if x.ndim == 1 else x.astype(jnp.float32)
     for name, x in label.items()
   }
 
 
-def _masks(batch: Batch) -> dict[str, jax.Array]:
-  return {
-    name: batch['batch_mask'] * batch.get('label_mask', {}).get(name, 1.0)
-    for name in batch['label']
-  }
+def _masks(experiment: Experiment, batch: Batch) -> dict[str, jax.Array]:
+  """1.0 for every label that counts, [B], or [B, N] of boxes."""
+
+  def mask(name: str) -> jax.Array:
+    own: jax.Array = batch['batch_mask'] * batch.get('label_mask', {}).get(name, 1.0)
+    return own[:, None] * batch['box_mask'] if experiment.tasks[name].on_boxes else own
+
+  return {name: mask(name) for name in batch['label']}

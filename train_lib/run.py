@@ -64,7 +64,8 @@ def _inspect(experiment: Experiment) -> None:
   program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
   state = fresh_state(program, read_weights(program))
   say(tables.parameter_table(state.params))
-  say(tables.cost_table(cost.cost_of(experiment, program.facts)))
+  for name in experiment.datasets:
+    say(f'{name}:\n{tables.cost_table(cost.cost_of(experiment, program.facts, name))}')
   lengths = program.lengths
   say(
     f'training         {lengths.total:,} steps, {lengths.total / lengths.epoch:.1f} epochs\n'
@@ -73,7 +74,7 @@ def _inspect(experiment: Experiment) -> None:
 
 
 def _profile(experiment: Experiment, folder: Path) -> None:
-  train_data = data.open_split(experiment, experiment.dataset[1].train_split)
+  train_data = data.open_train_splits(experiment)
   program = build_program(
     experiment, data.facts_of(experiment, train_data), make_mesh(experiment.mesh)
   )
@@ -95,10 +96,17 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
       f'--mode=eval found no checkpoint in {folder}. Train first, or set `init_from.path` (and '
       '`init_from.load_head`) to evaluate other weights.'
     )
-  dataset = data.open_split(experiment, experiment.dataset[1].eval_split)
-  program = build_program(
-    experiment, data.facts_of(experiment, dataset), make_mesh(experiment.mesh)
-  )
+  eval_data = data.open_eval_splits(experiment)
+  if not eval_data:
+    raise ConfigError('--mode=eval: no dataset has an `eval_split`.')
+  # The heads of a dataset that is not evaluated are in the checkpoint too.
+  others = {
+    name: data.open_split(experiment, name, config.train_split)
+    for name, config in experiment.datasets.items()
+    if name not in eval_data
+  }
+  facts = data.facts_of(experiment, {**eval_data, **others})
+  program = build_program(experiment, facts, make_mesh(experiment.mesh))
   weights = read_weights(program, whole=True) if step is None else None
   _make_writable(folder)
   if step is None:
@@ -111,7 +119,7 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
       say(f'Evaluating {where}.')
       preprocessing.say_changes(meta, experiment, where)
       state = reader.restore_for_evaluation(step, program.abstract_state)
-  _, files = evaluate(program, state, step or 0, dataset, folder)
+  _, files = evaluate(program, state, step or 0, eval_data, folder)
   say('\n'.join(f'  {file}' for file in files))
 
 
@@ -119,38 +127,48 @@ def evaluate(
   program: Program,
   state: TrainState,
   step: int,
-  dataset: VideoDataset,
+  datasets: Mapping[str, VideoDataset],
   folder: Path,
   stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], list[Path]]:
-  """Evaluates a state on a split and writes the results.
+  """Evaluates a state on a split of each dataset and writes the results.
 
   Returns:
-    The metrics, and the files under `eval/<split>/<step>`.
+    The metrics, and the files under `eval/<dataset>/<split>/<step>`.
 
   Raises:
-    PreemptedError: `stop` said so; nothing is written then.
+    PreemptedError: `stop` said so; of the dataset at hand nothing is written then.
   """
-  begin = time.monotonic()
-  results = evaluation.evaluate(program, state.eval_variables, dataset, stop)
-  target = results_folder(folder, dataset.split, step)
-  files = evaluation.write_results(results, target, program, dataset)
-  seconds = duration(time.monotonic() - begin)
-  bad = f', {results.unreadable:,} more could not be read' if results.unreadable else ''
-  counted = f'{results.examples:,} videos in {seconds}{bad}'
-  say(f'eval at {step:,}: {scalars(results.metrics)} | {counted}')
-  return results.metrics, files
+  metrics: dict[str, float] = {}
+  files: list[Path] = []
+  for name, dataset in datasets.items():
+    begin = time.monotonic()
+    results = evaluation.evaluate(program, state.eval_variables, name, dataset, stop)
+    target = None
+    if jax.process_index() == 0:
+      target = results_folder(folder, name, dataset.split, step)
+      target.mkdir(parents=True, exist_ok=True)
+    results, written, report = evaluation.score_boxes(results, program, dataset, target)
+    if target is not None:
+      written = [*evaluation.write_results(results, target, program, name, dataset), *written]
+    seconds = duration(time.monotonic() - begin)
+    bad = f', {results.unreadable:,} more could not be read' if results.unreadable else ''
+    counted = f'{results.examples:,} videos in {seconds}{bad}'
+    if report:
+      say(report)
+    say(f'eval of {name} at {step:,}: {scalars(results.metrics)} | {counted}')
+    metrics |= results.metrics
+    files += written
+  return metrics, files
 
 
-def results_folder(folder: Path, split: str, step: int) -> Path:
+def results_folder(folder: Path, dataset: str, split: str, step: int) -> Path:
   """Where the results of an evaluation are."""
-  return folder / 'eval' / split / f'{step:08d}'
+  return folder / 'eval' / dataset / split / f'{step:08d}'
 
 
 def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
-  config = experiment.dataset[1]
-  train_data = data.open_split(experiment, config.train_split)
-  eval_data = data.open_split(experiment, config.eval_split)
+  train_data, eval_data = data.open_train_splits(experiment), data.open_eval_splits(experiment)
   facts = data.facts_of(experiment, train_data)
   program = build_program(experiment, facts, make_mesh(experiment.mesh))
   fresh = checkpoint.latest_step(folder) is None
@@ -172,8 +190,8 @@ class Training:
     program: Program,
     folder: Path,
     config_json: str,
-    train_data: VideoDataset,
-    eval_data: VideoDataset,
+    train_data: data.Splits,
+    eval_data: data.Splits,
   ):
     self.program = program
     self.folder = folder
@@ -213,9 +231,8 @@ class Training:
     self._say_plan()
     with contextlib.ExitStack() as stack:
       stack.callback(lambda: say(f'Time  {self.goodput.summary()}'))
-      name, _ = experiment.dataset
-      key, every = self.train_data.key, experiment.log_examples
-      examples = ExampleLog(self.folder, name, key, start, every)
+      names = data.ExampleNames(self.train_data)
+      examples = ExampleLog(self.folder, names, start, experiment.log_examples)
       stack.callback(examples.close)
       writer = create_writers(self.folder, resume_step=start)
       stack.callback(writer.close)
@@ -278,28 +295,34 @@ class Training:
     self._last_save = state, step, metrics, evaluated
 
   def _position(self, step: int) -> dict[str, Any]:
-    return data.position(self.program.experiment, self.train_data, step)
+    return data.position(self.program, self.train_data, step)
 
   def _say_plan(self) -> None:
     lengths, mesh = self.program.lengths, self.program.mesh
     epochs = lengths.total / lengths.epoch
     devices = mesh.devices.flat[0].device_kind
+    sizes = self.program.facts.train_examples
     say(
-      f'Training {lengths.total:,} steps ({epochs:.1f} epochs of {len(self.train_data):,} clips) '
+      f'Training {lengths.total:,} steps ({epochs:.1f} epochs of {sum(sizes.values()):,} clips) '
       f'on {mesh.size} x {devices}, {dict(mesh.shape)}. Compiling the first step ...'
     )
+    if len(sizes) > 1:
+      sampling = self.program.experiment.mixture.sampling
+      seen = self.program.examples_seen(lengths.total)
+      parts = [f'{name} {seen[name]:,} ({seen[name] / n:.1f} epochs)' for name, n in sizes.items()]
+      say(f'Mixture  {sampling}: {", ".join(parts)}')
 
   def _say_where(self, step: int) -> None:
-    results = results_folder(self.folder, self.eval_data.split, step)
-    pictures = sorted(results.glob('*.png'))
     say(
       f'\nDone.\n  checkpoint    {self.checkpointer.folder / str(step)}\n'
       f'  metrics       {self.folder / "metrics.jsonl"}\n'
-      f'  TensorBoard   tensorboard --logdir {self.folder}\n'
-      f'  predictions   {results / "predictions.jsonl"}'
+      f'  TensorBoard   tensorboard --logdir {self.folder}'
     )
-    for picture in pictures:
-      say(f'  picture       {picture}')
+    for name, dataset in self.eval_data.items():
+      results = results_folder(self.folder, name, dataset.split, step)
+      say(f'  predictions   {results / "predictions.jsonl"}')
+      for picture in sorted(results.glob('*.png')):
+        say(f'  picture       {picture}')
 
 
 @contextlib.contextmanager

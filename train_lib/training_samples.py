@@ -1,14 +1,14 @@
 """Training clips as the model sees them: drawn, augmented and mixed by the functions of training."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from datasets.dataset import VideoDataset
-from datasets.examples import train_examples
+from datasets.examples import Batch, train_examples
 from datasets.samples import Sample, label_names, make_sample, window_note
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.program import prepare
@@ -17,9 +17,9 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def training_samples(
-  experiment: Experiment, facts: DataFacts, dataset: VideoDataset, count: int
+  experiment: Experiment, facts: DataFacts, name: str, dataset: VideoDataset, count: int
 ) -> list[Sample]:
-  """The first `count` clips that a training takes, at most those of the first epoch.
+  """The first `count` clips of a dataset that a training takes, at most those of the first epoch.
 
   Examples depend on (seed, step, position), so a clip is prepared alone, or with the one it is
   mixed with: its mirror image in its part of the batch.
@@ -28,13 +28,15 @@ def training_samples(
     DataError: a frame cannot be read.
     ConfigError: flips would make labels wrong.
   """
-  config, mix = experiment.dataset[1], experiment.augment.mix
-  repeats, color_jitter = config.clip.repeats, experiment.augment.color_jitter
+  config, augment = experiment.datasets[name], experiment.augment_of(experiment.tasks_of(name))
+  mix, color_jitter, repeats = augment.mix, augment.color_jitter, config.clip.repeats
+  batch_size = experiment.batch_size_of(name)
   stream = train_examples(
     dataset,
     config.clip,
-    batch_size=experiment.batch_size,
+    batch_size=batch_size,
     seed=experiment.seed,
+    boxes=config.boxes,
     color_jitter=color_jitter if color_jitter.active('host') else None,
     max_bad_records=max(config.max_bad_records - len(dataset.defects), 0),
   )
@@ -42,18 +44,19 @@ def training_samples(
   mixes = mix.prob > 0 and (mix.mixup_alpha > 0 or mix.cutmix_alpha > 0)
 
   def sample(number: int) -> Sample:
-    step, position = divmod(number, experiment.batch_size)
-    positions = [position, partner(experiment, position)] if mixes else [position]
+    step, position = divmod(number, batch_size)
+    mate = partner(batch_size, experiment.grad_accumulation, position)
+    positions = [position, mate] if mixes else [position]
     drawn = [stream.draw((number - position + p) // repeats) for p in positions]
     copies = [p % repeats for p in positions]
     clips = [d.clips[copy] for d, copy in zip(drawn, copies)]
     batch = {
       'inputs': np.stack([clip.pixels for clip in clips]),
-      'label': _stacked([d.labels[copy] for d, copy in zip(drawn, copies)]),
+      **_stacked([d.parts[copy] for d, copy in zip(drawn, copies)]),
       'batch_mask': np.ones(len(clips), np.float32),
       'position': np.array(positions),
     }
-    video, targets = prepared(batch, step)
+    video, targets, _ = prepared(batch, step)
     labels = label_names(dataset, {task: np.asarray(target)[0] for task, target in targets.items()})
     notes = [window_note(clips[0].window)]
     notes += [f'mixed with {dataset.key(d.row)}' for d in drawn[1:]]
@@ -63,15 +66,14 @@ def training_samples(
   return [sample(number) for number in range(min(count, len(dataset) * repeats))]
 
 
-def partner(experiment: Experiment, position: int) -> int:
+def partner(batch_size: int, parts: int, position: int) -> int:
   """The position in a batch of the clip that the one at `position` is mixed with.
 
   Batches are dealt out to the parts of gradient accumulation (`program.deal`), and each part is
   mixed with its reverse.
   """
-  parts = experiment.grad_accumulation
   place, part = divmod(position, parts)
-  return (experiment.batch_size // parts - 1 - place) * parts + part
+  return (batch_size // parts - 1 - place) * parts + part
 
 
 def pixels_of(experiment: Experiment, video: _Array) -> _Array:
@@ -80,5 +82,6 @@ def pixels_of(experiment: Experiment, video: _Array) -> _Array:
   return np.clip(np.rint(255 * values), 0, 255).astype(np.uint8)
 
 
-def _stacked(labels: Sequence[Mapping[str, _Array]]) -> dict[str, _Array]:
-  return {task: np.stack([label[task] for label in labels]) for task in labels[0]}
+def _stacked(parts: Sequence[Batch]) -> Batch:
+  stacked: Batch = jax.tree.map(lambda *x: np.stack(x), *parts)
+  return stacked

@@ -35,7 +35,9 @@ def test_config_builds_and_traces_a_train_step(name, arg):
   facts = data.facts_or_nominal(experiment)
   program = build_program(experiment, facts, make_mesh(experiment.mesh))
   state, metrics = jax.eval_shape(
-    program.train_step, program.abstract_state, program.abstract_batch()
+    program.train_step,
+    program.abstract_state,
+    program.abstract_batch(next(iter(experiment.datasets))),
   )
   assert jax.tree.map(lambda x: x.shape, state) == jax.tree.map(
     lambda x: x.shape, program.abstract_state
@@ -65,7 +67,7 @@ TABLE_7 = {
 @pytest.mark.parametrize('name', TABLE_7)
 def test_table_7(name):
   experiment = parse(load(name)[1])
-  clip = experiment.dataset[1].clip
+  clip = next(iter(experiment.datasets.values())).clip
   task = next(iter(experiment.tasks.values()))
   policy = experiment.augment.rand_augment
   assert TABLE_7[name] == (

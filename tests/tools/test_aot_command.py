@@ -63,7 +63,10 @@ def bytes_of_a_chip(tree):
 def test_a_step_that_fits():
   done = run('--topology=v5e:2x2', '--json', *overrides(TINY))
   assert done.returncode == 0, done.stderr
-  assert done.stderr == 'Compiling vivit/demo for v5e:2x2 (usually 1 to 3 minutes) ...\n'
+  assert (
+    done.stderr
+    == 'Compiling vivit/demo on batches of demo for v5e:2x2 (usually 1 to 3 minutes) ...\n'
+  )
   values = json.loads(done.stdout)
   assert values['fits'] is True
   assert (values['topology'], values['chips'], values['mesh']) == ('v5e:2x2', 4, MESH)
@@ -74,7 +77,7 @@ def test_a_step_that_fits():
   mesh = make_mesh(experiment.mesh, jax.devices()[:1])
   program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
   state = bytes_of_a_chip(program.abstract_state)
-  batch = bytes_of_a_chip(program.abstract_batch())
+  batch = bytes_of_a_chip(program.abstract_batch('demo'))
   memory = values['memory']
   # TPUs round each array up to tiles; were the state not split, it would be twice as large.
   assert state + batch < memory['arguments'] < 2 * (state + batch)

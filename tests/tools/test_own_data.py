@@ -75,7 +75,7 @@ def test_from_a_folder_of_videos_to_a_training_run(videos, tmp_path):
   assert (tmp_path / 'look.png').stat().st_size > 10_000
   trained = command('main.py', *TINY, f'--config.datasets.own.dir={data}', f'--workdir={workdir}')
   assert 'Done.' in trained
-  (metrics,) = workdir.glob('eval/test/*/metrics.json')
+  (metrics,) = workdir.glob('eval/own/test/*/metrics.json')
   assert json.loads(metrics.read_text())['examples'] == held_out
   predictions = (metrics.parent / 'predictions.jsonl').read_text().splitlines()
   names = {top['name'] for line in predictions for top in json.loads(line)['label']['top5']}
@@ -93,5 +93,5 @@ def test_straight_from_the_videos(videos, tmp_path):
   workdir = tmp_path / 'run'
   done = command('main.py', *TINY, f'--config.datasets.own.dir={videos}', f'--workdir={workdir}')
   assert 'Done.' in done
-  (metrics,) = workdir.glob('eval/test/*/metrics.json')
+  (metrics,) = workdir.glob('eval/own/test/*/metrics.json')
   assert json.loads(metrics.read_text())['examples'] == 2

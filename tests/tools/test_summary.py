@@ -23,7 +23,8 @@ TABLE_2 = {
 
 def summarise(name: str, arg: str = '') -> dict:
   module = __import__(f'configs.vivit.{name}', fromlist=['get_config'])
-  return summary.summarise(module.get_config(*filter(None, [arg])))[0]
+  values = summary.summarise(module.get_config(*filter(None, [arg])))[0]
+  return {**values, **next(iter(values['datasets'].values()))}
 
 
 @pytest.mark.parametrize('row', TABLE_2)
@@ -53,7 +54,7 @@ def test_the_command_prints_json_and_a_table():
   command = [sys.executable, '-m', 'tools.summary', '--config=configs/vivit/ek_base_fe.py']
   values = json.loads(_run([*command, '--json']))
   assert values['classes'] == {'noun': 300, 'verb': 97}
-  assert values['input'] == [1, 32, 224, 224, 3]
+  assert values['datasets']['epic_kitchens']['input'] == [1, 32, 224, 224, 3]
   table = _run([*command, '--config.datasets.epic_kitchens.clip.frames=16'])
   assert '16 frames x 224 x 224' in table
   assert 'SpatialTransformer' in table

@@ -55,12 +55,11 @@ def finished(finished_once, tmp_path):
 
 @pytest.fixture
 def build():
-  """Config -> its program on one device and the open training and evaluation splits."""
+  """Config -> its program on one device, and its open training and evaluation splits by dataset."""
 
   def build_(config, devices=None):
     experiment = experiment_lib.parse(config)
-    train = data.open_split(experiment, experiment.dataset[1].train_split)
-    test = data.open_split(experiment, experiment.dataset[1].eval_split)
+    train, test = data.open_train_splits(experiment), data.open_eval_splits(experiment)
     mesh = make_mesh(experiment.mesh, devices)
     return build_program(experiment, data.facts_of(experiment, train), mesh), train, test
 

@@ -34,9 +34,9 @@ def compile_failing(message):
   program = SimpleNamespace(
     train_step=SimpleNamespace(lower=lambda *_: SimpleNamespace(compile=compile_)),
     abstract_state=None,
-    abstract_batch=dict,
+    abstract_batch=lambda dataset: {},
   )
-  return aot.compile_step(program, topology('v5e:16x16'))
+  return aot.compile_step(program, topology('v5e:16x16'), 'demo')
 
 
 def test_what_the_compiler_says_of_memory_becomes_advice():

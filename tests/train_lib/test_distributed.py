@@ -88,7 +88,7 @@ def test_two_processes_train_as_one(config_file, port, tmp_path, finished, demo_
   assert 'Devices: 8 x cpu of 2 processes.' in two[0][1]
   assert [line for line in two[1][1].splitlines() if not line.startswith('[Gloo]')] == []
   same(losses(workdir), losses(alone))
-  results = 'eval/test/00000006'
+  results = 'eval/demo/test/00000006'
   assert sorted(p.name for p in (workdir / results).iterdir()) == sorted(
     p.name for p in (alone / results).iterdir()
   )

@@ -7,6 +7,7 @@ from errors import ConfigError
 from train_lib import data, evaluation
 from train_lib.augment import normalize
 from train_lib.experiment import parse
+from train_lib.program import input_shape
 
 
 def run(config, build, workdir):
@@ -15,16 +16,18 @@ def run(config, build, workdir):
   config.tasks.motion.head.kernel_init = 'lecun_normal'
   program, train, test = build(config)
   state, stream = program.init(), data.train_stream(program, train, 0)
+  shape = input_shape(program.experiment, 'demo', 8)
   losses = []
   for _ in range(3):
     batch = next(stream)
-    assert batch['inputs'].shape == program.input_shape
+    assert batch['inputs'].shape == shape
     state, metrics = program.train_step(state, batch)
     losses.append(float(metrics['loss'][0]))
   stream.close()
-  result = evaluation.evaluate(program, state.eval_variables, test)
-  evaluation.write_results(result, workdir, program, test)
-  return losses, result, program.input_shape, (workdir / 'clips_motion.png').read_bytes()
+  result = evaluation.evaluate(program, state.eval_variables, 'demo', test['demo'])
+  workdir.mkdir()
+  evaluation.write_results(result, workdir, program, 'demo', test['demo'])
+  return losses, result, shape, (workdir / 'clips_motion.png').read_bytes()
 
 
 def test_patches_train_and_evaluate_like_frames(tiny_config, build, tmp_path):

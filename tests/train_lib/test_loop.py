@@ -42,7 +42,7 @@ def test_a_run_leaves_everything_a_person_looks_for(finished):
   assert sorted(scalars(workdir, 'eval/')) == [4, 6]
   assert list(workdir.glob('events.out.tfevents.*'))
   assert json.loads((workdir / 'config.json').read_text())['batch_size'] == 8
-  results = workdir / 'eval' / 'test' / '00000006'
+  results = workdir / 'eval' / 'demo' / 'test' / '00000006'
   names = {p.name for p in results.iterdir()}
   assert names == {'metrics.json', 'predictions.jsonl', 'confusion_motion.png', 'clips_motion.png'}
   lines = [json.loads(line) for line in (results / 'predictions.jsonl').read_text().splitlines()]
@@ -61,10 +61,12 @@ def test_a_second_start_says_it_is_done(finished, tiny_config, capsys):
 
 def test_eval_mode_repeats_the_last_evaluation(finished, tiny_config, capsys):
   workdir, _ = finished
-  before = (workdir / 'eval' / 'test' / '00000006' / 'predictions.jsonl').read_text()
+  before = (workdir / 'eval' / 'demo' / 'test' / '00000006' / 'predictions.jsonl').read_text()
   run.run('eval', tiny_config, str(workdir))
-  assert 'eval at 6' in capsys.readouterr().out
-  assert (workdir / 'eval' / 'test' / '00000006' / 'predictions.jsonl').read_text() == before
+  assert 'eval of demo at 6' in capsys.readouterr().out
+  assert (
+    workdir / 'eval' / 'demo' / 'test' / '00000006' / 'predictions.jsonl'
+  ).read_text() == before
 
 
 def test_checkpoint_meta_tells_what_the_run_was(finished):
@@ -73,8 +75,14 @@ def test_checkpoint_meta_tells_what_the_run_was(finished):
   meta = checkpointer.restore_meta(6)
   checkpointer.close()
   assert len(meta['class_names']['motion']) == 8
-  assert len(meta['position'].pop('data')) == 64
-  assert meta['position'] == {'step': 6, 'seed': 0, 'batch_size': 8, 'examples': 32}
+  assert len(meta['position'].pop('data')['demo']) == 64
+  assert meta['position'] == {
+    'step': 6,
+    'seed': 0,
+    'batch_size': {'demo': 8},
+    'examples': {'demo': 32},
+    'mixture': ['weighted', {}],
+  }
   assert meta['config']['name'] == 'vivit/demo'
   assert set(meta['versions']) >= {'jax', 'flax'}
   assert set(meta['metrics']) == {'loss/motion', 'top1/motion', 'top5/motion'}
@@ -188,8 +196,8 @@ def test_evaluation_does_not_depend_on_training_settings(finished, tiny_config, 
   tiny_config.optimizer.max_grad_norm = 0.0
   run.run('eval', tiny_config, str(workdir))
   printed = capsys.readouterr().out
-  assert 'eval at 6' in printed
-  assert 'eval/test/00000006/predictions.jsonl' in printed
+  assert 'eval of demo at 6' in printed
+  assert 'eval/demo/test/00000006/predictions.jsonl' in printed
 
 
 def test_evaluating_weights_without_a_head_is_an_error(finished, tiny_config, tmp_path):
@@ -214,9 +222,11 @@ def test_init_from_a_run(finished, tiny_config, tmp_path, capsys):
   run.run('eval', tiny_config, str(tmp_path / 'other'))
   printed = capsys.readouterr().out
   assert 'loaded' in printed
-  before = json.loads((workdir / 'eval' / 'test' / '00000006' / 'metrics.json').read_text())
+  before = json.loads(
+    (workdir / 'eval' / 'demo' / 'test' / '00000006' / 'metrics.json').read_text()
+  )
   after = json.loads(
-    (tmp_path / 'other' / 'eval' / 'test' / '00000000' / 'metrics.json').read_text()
+    (tmp_path / 'other' / 'eval' / 'demo' / 'test' / '00000000' / 'metrics.json').read_text()
   )
   assert after == pytest.approx(before)
 
@@ -325,7 +335,9 @@ def other_classes(source, target):
 def test_another_batch_size_is_not_the_same_run(finished, tiny_config):
   workdir, _ = finished
   tiny_config.update({'batch_size': 4, 'duration': '9 steps'})
-  with pytest.raises(CheckpointMismatchError, match='batch_size=8, but now it is 4'):
+  with pytest.raises(
+    CheckpointMismatchError, match=r"batch_size={'demo': 8}, but now it is {'demo': 4}"
+  ):
     run.run('train', tiny_config, str(workdir))
 
 

@@ -16,7 +16,15 @@ CUTMIX = MixConfig(cutmix_alpha=1.0)
 BOTH = MixConfig(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.25, prob=0.6)
 HEIGHT, WIDTH = 8, 10
 
-run = jax.jit(mixing.mix, static_argnums=4)
+mix = jax.jit(mixing.mix, static_argnums=4)
+
+
+def run(key, video, labels, mask, config):
+  """The mixed video and labels of examples that all carry every task, but for padding."""
+  mixed, targets, weights = mix(key, video, labels, dict.fromkeys(labels, mask), config)
+  for weight in weights.values():
+    np.testing.assert_allclose(weight, mask, atol=1e-6)
+  return mixed, targets
 
 
 @functools.cache
@@ -116,13 +124,31 @@ def test_padding_does_not_leak_into_its_partner(config):
   np.testing.assert_array_equal(targets['verb'][:2], labels['verb'][:2])
   assert np.any(np.asarray(whole[:2]) != video[:2])
   np.testing.assert_array_equal(mixed[2:], whole[2:])
-  np.testing.assert_array_equal(targets['noun'][2:], whole_targets['noun'][2:])
+  np.testing.assert_array_equal(targets['noun'][2], whole_targets['noun'][2])
+
+
+def test_partners_of_several_datasets_keep_each_its_own_label():
+  video, labels, _ = batch()
+  masks = {'verb': np.float32([1, 1, 0, 0, 0]), 'noun': np.float32([0, 0, 1, 1, 1])}
+  mixed, targets, weights = mix(jax.random.key(1), video, labels, masks, MIXUP)
+  share = float(weights['verb'][0])
+  assert 0 < share < 1
+  np.testing.assert_allclose(mixed, share * video + (1 - share) * video[::-1], atol=1e-5)
+  np.testing.assert_allclose(weights['verb'], [share, share, 0, 1 - share, 1 - share], atol=1e-6)
+  np.testing.assert_allclose(weights['noun'], [1 - share, 1 - share, 1, share, share], atol=1e-6)
+  # Label of the partner that carries the task: 4 is mixed with 0, and both name 0's verb.
+  np.testing.assert_allclose(
+    targets['verb'], labels['verb'][[0, 1, 2, 1, 0]] * [[1], [1], [0], [1], [1]], atol=1e-6
+  )
+  np.testing.assert_allclose(targets['noun'], labels['noun'][[4, 3, 2, 3, 4]], atol=1e-6)
 
 
 @pytest.mark.parametrize('config', [MixConfig(), MixConfig(mixup_alpha=1.0, prob=0.0)])
 def test_off_compiles_to_nothing(config):
   video, labels, mask = batch()
-  jaxpr = jax.make_jaxpr(lambda v: mixing.mix(jax.random.key(0), v, labels, mask, config)[0])(video)
+  jaxpr = jax.make_jaxpr(
+    lambda v: mixing.mix(jax.random.key(0), v, labels, dict.fromkeys(labels, mask), config)[0]
+  )(video)
   assert jaxpr.jaxpr.outvars == jaxpr.jaxpr.invars
 
 

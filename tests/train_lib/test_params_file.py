@@ -42,7 +42,7 @@ def test_what_was_exported_starts_a_run(exported, tiny_config, build):
   params, report = initial.load_pretrained(
     program.abstract_state.params,
     weights,
-    grid=program.model.trunk.grid(program.input_shape),
+    grid=program.position_grid,
     options=program.experiment.init_from,
   )
   assert all((leaf == 0.25).all() for leaf in jax.tree.leaves(params))  # The average, of step 1.

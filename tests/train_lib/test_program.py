@@ -8,15 +8,14 @@ from configs.common import rand_augment_from
 from datasets.memory import Pool
 from errors import ConfigError
 from train_lib import data, evaluation
-from train_lib.program import deal, prepare
+from train_lib.program import deal, input_shape, prepare
 from train_lib.state import random_key
 
 
 def batch_of(program, num_classes, size=8, views=None, label=None, mask=None):
   rng = np.random.default_rng(0)
-  shape = (size, *program.input_shape[1:])
-  if views:
-    shape = (size, views, *program.input_shape[1:])
+  clip = input_shape(program.experiment, 'demo', 1)[1:]
+  shape = (size, views, *clip) if views else (size, *clip)
   return {
     'inputs': rng.integers(0, 256, shape, dtype=np.uint8),
     'label': {'motion': np.arange(size, dtype=np.int32) % num_classes if label is None else label},
@@ -149,7 +148,9 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny_config, build):
   assert metrics['loss'][0].dtype == np.float32
   assert math.isfinite(float(metrics['loss'][0]))
   features, logits = program.model.apply(
-    {'params': state.params}, np.zeros((1, *program.input_shape[1:]), np.float32), train=False
+    {'params': state.params},
+    np.zeros(input_shape(program.experiment, 'demo', 1), np.float32),
+    train=False,
   )
   assert features.pooled.dtype == 'bfloat16'
   assert logits['motion'].dtype == np.float32
@@ -202,9 +203,9 @@ def test_padding_is_no_partner(tiny_config, build):
   program, *_ = build(fake(tiny_config, head='PixelHead'))
   mask = np.asarray([1, 1, 1, 1, 1, 1, 1, 0], np.float32)
   batch = {**batch_of(program, 8, mask=mask), 'position': np.arange(8)}
-  video, targets = prepare(program.experiment, program.facts, batch, step=0)
+  video, targets, _ = prepare(program.experiment, program.facts, batch, step=0)
   np.testing.assert_allclose(video[0], batch['inputs'][0] / 127.5 - 1, atol=1e-5)
-  assert list(np.count_nonzero(targets['motion'], axis=1)) == [1, 2, 2, 2, 2, 2, 2, 2]
+  assert list(np.count_nonzero(targets['motion'], axis=1)) == [1, 2, 2, 2, 2, 2, 2, 1]
 
 
 def test_each_label_structure_is_traced_once(tiny_config, build):
@@ -219,9 +220,10 @@ def test_each_label_structure_is_traced_once(tiny_config, build):
 
 def test_evaluation_counts_every_example_once(tiny_config, build):
   tiny_config.tasks.motion.head.kernel_init = 'lecun_normal'
-  program, _, test = build(tiny_config)
+  program, _, splits = build(tiny_config)
+  test = splits['demo']
   assert len(test) % 6  # The last batch is padded.
-  result = evaluation.evaluate(program, program.init().eval_variables, test)
+  result = evaluation.evaluate(program, program.init().eval_variables, 'demo', test)
   assert result.examples == len(test)
   assert sorted(result.rows) == list(range(len(test)))
   predictions = result.predictions['motion']

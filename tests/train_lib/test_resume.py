@@ -72,7 +72,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(finished, tiny_conf
   (workdir / checkpoint.FOLDER / '6' / 'meta' / 'metadata').unlink()
   tiny_config.checkpoint.best_metric = ''
   run.run('eval', tiny_config, str(workdir))
-  assert 'eval at 4' in capsys.readouterr().out
+  assert 'eval of demo at 4' in capsys.readouterr().out
   run.run('train', tiny_config, str(workdir))
   printed = capsys.readouterr().out
   assert 'checkpoints/6 is torn (no meta/metadata): ignored, and renamed to 6.torn.' in printed

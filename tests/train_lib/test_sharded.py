@@ -25,7 +25,7 @@ STEPS = 20
 
 def parsed(config, devices):
   experiment = experiment_lib.parse(config)
-  train = data.open_split(experiment, 'train')
+  train = data.open_train_splits(experiment)
   mesh = make_mesh(experiment.mesh, jax.devices()[:devices])
   return experiment, train, data.facts_of(experiment, train), mesh
 

@@ -33,13 +33,13 @@ def test_average_pool_baseline_on_single_frames_stays_at_chance_within_each_pair
   program, train_data, test_data = build(average_pool_on_single_frames(tiny_config, tmp_path))
   state, metrics = train(program, train_data)
   assert float(metrics['loss'][0]) < np.log(8)  # It has learned something: which pair.
-  result = evaluation.evaluate(program, state.eval_variables, test_data)
+  result = evaluation.evaluate(program, state.eval_variables, 'demo', test_data['demo'])
   predictions = result.predictions['motion']
   by_label = {}
   for i, row in enumerate(result.rows):
-    by_label.setdefault(test_data.key(int(row)).split('-')[1], []).append(i)
+    by_label.setdefault(test_data['demo'].key(int(row)).split('-')[1], []).append(i)
   pairs = list(by_label.values())
-  assert len(pairs) == len(test_data) // 2
+  assert len(pairs) == len(test_data['demo']) // 2
   assert all(len(pair) == 2 for pair in pairs)
   for a, b in pairs:
     assert {int(predictions.labels[a]) // 2} == {int(predictions.labels[b]) // 2}

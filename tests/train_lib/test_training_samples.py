@@ -22,14 +22,14 @@ def opened(tiny_config):
   clip.repeats = 2
   clip.flip_swap = (('moves left', 'moves right'), ('turns clockwise', 'turns anticlockwise'))
   experiment = parse(tiny_config)
-  dataset = data.open_split(experiment, 'train')
-  return experiment, data.facts_of(experiment, dataset), dataset
+  dataset = data.open_split(experiment, 'demo', 'train')
+  return experiment, data.facts_of(experiment, {'demo': dataset}), dataset
 
 
 def test_clips_are_those_of_the_compiled_step(opened):
   experiment, facts, dataset = opened
-  shown = training_samples.training_samples(experiment, facts, dataset, 10)
-  clip = experiment.dataset[1].clip
+  shown = training_samples.training_samples(experiment, facts, 'demo', dataset, 10)
+  clip = experiment.datasets['demo'].clip
   stream = train_batches(dataset, clip, batch_size=8, seed=experiment.seed)
   expected = []
   for step in range(2):
@@ -39,7 +39,7 @@ def test_clips_are_those_of_the_compiled_step(opened):
       prepare(experiment, facts, jax.tree.map(lambda x, i=i: x[i], parts), step) for i in range(2)
     ]
     for position in range(8):
-      video, targets = made[position % 2]
+      video, targets, _ = made[position % 2]
       pixels = training_samples.pixels_of(experiment, np.asarray(video[position // 2]))
       expected.append((int(batch['row'][position]), pixels, targets['motion'][position // 2]))
   for sample, (row, pixels, target) in zip(shown, expected, strict=False):
@@ -54,10 +54,10 @@ def test_clips_are_those_of_the_compiled_step(opened):
 
 def test_labels_and_notes_of_mirrored_clips(opened):
   experiment, facts, dataset = opened
-  shown = training_samples.training_samples(experiment, facts, dataset, 8)
+  shown = training_samples.training_samples(experiment, facts, 'demo', dataset, 8)
   assert any('mirrored' in note for sample in shown for note in sample.notes)
   for number, sample in enumerate(shown):
-    partner = shown[training_samples.partner(experiment, number)]
+    partner = shown[training_samples.partner(8, 2, number)]
     assert sample.notes[-1] == f'mixed with {partner.key}'
     turned = {'left': 'right', 'right': 'left', 'clockwise': 'anticlockwise'}
     turned['anticlockwise'] = 'clockwise'
@@ -68,16 +68,15 @@ def test_labels_and_notes_of_mirrored_clips(opened):
     assert any(line.endswith(name) for line in sample.labels)
 
 
-def test_partner_is_the_reverse_within_a_part_and_back(opened):
-  experiment = opened[0]
-  assert [training_samples.partner(experiment, p) for p in range(8)] == [6, 7, 4, 5, 2, 3, 0, 1]
+def test_partner_is_the_reverse_within_a_part_and_back():
+  assert [training_samples.partner(8, 2, p) for p in range(8)] == [6, 7, 4, 5, 2, 3, 0, 1]
 
 
 def test_no_more_than_an_epoch(tiny_config):
   experiment = parse(tiny_config)
-  dataset = data.open_split(experiment, 'test')
+  dataset = data.open_split(experiment, 'demo', 'test')
   shown = training_samples.training_samples(
-    experiment, data.facts_of(experiment, dataset), dataset, 99
+    experiment, data.facts_of(experiment, {'demo': dataset}), 'demo', dataset, 99
   )
   assert sorted(sample.key for sample in shown) == sorted(dataset.key(row) for row in range(16))
 
