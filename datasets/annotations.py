@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from datasets.region_records import Region
 from errors import DataError
 
 GROUP = 'label'
@@ -28,6 +29,30 @@ VIDEO_SUFFIXES = frozenset(
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]] | None
 """Class names in label order, by label group where there are several; None: those that occur."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyframeBoxes:
+  """The keyframe that a clip is cut around, and the boxes of it.
+
+  Attributes:
+    seconds: where the keyframe stands in its video.
+    clip_seconds: length of the clip, half of it before the keyframe.
+    file_start: second of the video that the file begins with.
+    regions: annotated boxes, one for each label of each box, labels counting through all groups.
+    proposals: detected boxes.
+  """
+
+  seconds: float
+  clip_seconds: float
+  file_start: float = 0.0
+  regions: tuple[Region, ...] = ()
+  proposals: tuple[Region, ...] = ()
+
+  @property
+  def num_rows(self) -> int:
+    """Rows of the annotation file that it was read from."""
+    return max(len(self.regions), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +68,7 @@ class Row:
     end: where it ends, in seconds, exclusive; None: at the end.
     key: name of the clip, unique in its split.
     split: name of the split the file puts it in; '': the file names none.
+    boxes: the keyframe that the clip is cut around, in place of `start` and `end`; None: no keyframe.
   """
 
   number: int
@@ -52,6 +78,7 @@ class Row:
   start: float | None = None
   end: float | None = None
   split: str = ''
+  boxes: KeyframeBoxes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +92,19 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class LabelGroup:
-  """Class names of a label group in label order, and whether a clip may have several of them."""
+  """Class names of a label group in label order.
+
+  Attributes:
+    classes: names.
+    multi_label: whether there may be several labels.
+    regions: whether labels belong to the boxes of a keyframe rather than to a clip.
+    class_ids: the numbers that the annotations call the classes by; (): not by numbers.
+  """
 
   classes: tuple[str, ...]
   multi_label: bool = False
+  regions: bool = False
+  class_ids: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

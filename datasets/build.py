@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from datasets import index, manifest, records
-from datasets.annotations import Rejected, Row
+from datasets.annotations import LabelGroup, Rejected, Row
 from datasets.convert import Settings, convert_row
 from errors import DataError
 
@@ -176,11 +176,19 @@ def make_plan(
     'fps': settings.fps,
     'shards': number,
     'rows': len(rows),
-    'rows_sha256': _sha256([dataclasses.astuple(row) for row in rows]),
-    'classes_sha256': _sha256([[n, dataclasses.astuple(g)] for n, g in settings.groups.items()]),
+    'rows_sha256': _sha256([_content(row, row.boxes is None) for row in rows]),
+    'classes_sha256': _sha256(
+      [[n, _content(g, not g.regions)] for n, g in settings.groups.items()]
+    ),
   }
   source = dict(annotations or {})
   return Plan(Path(directory), split, settings, tasks, tuple(rejected), identity, source)
+
+
+def _content(value: Row | LabelGroup, of_clips: bool) -> list[Any]:
+  """Its fields, without those of boxes where there are none: what was built before stays known."""
+  unused = ('boxes', 'regions', 'class_ids') if of_clips else ()
+  return [content for name, content in vars(value).items() if name not in unused]
 
 
 def _default_shards(rows: int) -> int:
@@ -188,7 +196,7 @@ def _default_shards(rows: int) -> int:
 
 
 def _sha256(content: Any) -> str:
-  return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+  return hashlib.sha256(json.dumps(content, default=vars).encode()).hexdigest()
 
 
 def build(plan: Plan, run: Callable[[Plan, Sequence[ShardTask]], None]) -> Built:
@@ -279,11 +287,17 @@ def _existing(plan: Plan) -> manifest.Manifest | None:
         f'{plan.directory}: has the label groups {list(found.tasks)}, split {plan.split!r} has '
         f'{list(plan.settings.groups)}. Splits of a dataset share them.'
       )
-    if (there.classes, there.multi_label) != (here.classes, here.multi_label):
+    if there.classes != here.classes:
       raise DataError(
         f'{plan.directory}: the classes of {name!r} differ: '
         f'{_difference(there.classes, here.classes)}. Splits of a dataset share them: give the same '
         'class list, or another directory.'
+      )
+    kinds = [(group.multi_label, group.regions, group.class_ids) for group in (there, here)]
+    if kinds[0] != kinds[1]:
+      raise DataError(
+        f'{plan.directory}: the label group {name!r} is (several labels, of boxes, ids) {kinds[0]} '
+        f'there and {kinds[1]} here. Splits of a dataset share them: choose another directory.'
       )
   return found
 
@@ -393,7 +407,10 @@ def _merged(
   """The manifest with the new split beside those it had."""
   splits = [*(found.splits.values() if found else ()), split]
   sources = {**(found.source['splits'] if found else {}), plan.split: source}
-  groups = {name: (g.classes, g.multi_label) for name, g in plan.settings.groups.items()}
+  groups = {
+    name: manifest.Group(g.classes, g.multi_label, g.regions, g.class_ids)
+    for name, g in plan.settings.groups.items()
+  }
   return manifest.create(splits, groups, {'generator': GENERATOR, 'splits': sources})
 
 

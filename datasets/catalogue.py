@@ -66,7 +66,7 @@ class Dataset:
     source: who states `train_examples`, and what else is stated for it.
     flip: what a horizontal flip does to the labels.
     annotations: where the annotation files come from.
-    layout: what reads them in `datasets.annotation_layouts`; '' where nothing does yet.
+    layout: what reads them in `datasets.annotation_layouts` or `datasets.ava_csv`; '' where nothing does yet.
     sizes: what is stated about the sizes.
     seconds: mean length of a video (of the whole one where it is untrimmed); None: not stated.
     views: how the papers test.
@@ -357,7 +357,7 @@ _BOXES = (
     'SlowFast paper: 211 000 training keyframes in version 2.1 (57 000 for validation).',
     Flip('keep', 'No class states a side; boxes flip with the frames.'),
     'Google Research, research.google.com/ava.',
-    '',
+    'ava',
     (
       Size('publisher, videos of 15 minutes, a keyframe a second', 235, 64, 131),
       Size('SlowFast paper, keyframes of version 2.1 (thousands)', 211_000, 57_000),
@@ -365,7 +365,7 @@ _BOXES = (
     900,
     (_COFINETUNING,),
     'Boxes around people with several of 80 actions each, of which 60 are evaluated (frame mAP at '
-    'IoU 0.5); heads for boxes are not in yet.',
+    'IoU 0.5).',
   ),
   Dataset(
     'ava_kinetics',
@@ -375,7 +375,7 @@ _BOXES = (
     'Publisher: over 230 000 keyframes over all splits; the training share is not stated here.',
     Flip('keep', 'As AVA.'),
     'Google Research, research.google.com/ava; videos of Kinetics-700 with one keyframe each.',
-    '',
+    'ava_kinetics',
     (),
     10,
     (_COFINETUNING,),

@@ -3,13 +3,14 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 
 from datasets import records
-from datasets.annotations import LabelGroup, Rejected, Row
+from datasets.annotations import KeyframeBoxes, LabelGroup, Rejected, Row
 from datasets.picture import MAX_QUALITY, MIN_QUALITY, JpegEncoder, Picture
 from datasets.video import open_video
 from errors import ConfigError, DataError
@@ -82,11 +83,11 @@ def convert_row(row: Row, settings: Settings) -> Converted | Rejected:
   The clip has a constant frame rate: slot k spans start + [k, k + 1) / rate and holds the frame
   displayed at its middle, so that videos of variable rate keep their real time, and time stamps
   rounded to milliseconds neither double nor drop a frame. A video that ends before the row does
-  gives what is there.
+  gives what is there. Around a keyframe, a slot begins with it.
 
   Returns:
-    The record, or why there is none: a file that is missing or cannot be decoded, times outside the
-    video, labels outside the class list.
+    The record, or why there is none: a file that is missing or cannot be decoded, times or a
+    keyframe outside the video, labels outside the class list.
   """
   try:
     return _convert(row, settings)
@@ -106,10 +107,12 @@ def _convert(row: Row, settings: Settings) -> Converted:
   render = _Renderer(settings)
   with open_video(_path(row, settings)) as video:
     rate = settings.fps or video.frame_rate
-    middles = (start + (k + 0.5) / rate for k in _slots(start, row.end, rate))
+    clip = _keyframe_clip(row.boxes, rate) if row.boxes else _clip(start, row.end, rate)
+    middles = (clip.start + (k + 0.5) / rate for k in clip.slots)
     frames = _collect(jpeg for _, jpeg in video.frames_at(middles, render))
-  if not frames:
-    raise DataError(f'starts at {start:g} s, when the video is over.')
+  if len(frames) <= clip.needed:
+    raise DataError(clip.problem)
+  begin = clip.start + (row.boxes.file_start if row.boxes else 0.0)
   example = records.encode_example(
     frames,
     labels,
@@ -118,9 +121,12 @@ def _convert(row: Row, settings: Settings) -> Converted:
     width=render.width,
     frame_rate=rate,
     label_texts=[name for group in settings.groups for name in row.labels.get(group, ())],
-    start_microseconds=round(start * 1e6),
-    end_microseconds=round((start + len(frames) / rate) * 1e6),
-    frame_microseconds=[round((start + k / rate) * 1e6) for k in range(len(frames))],
+    start_microseconds=round(begin * 1e6),
+    end_microseconds=round((begin + len(frames) / rate) * 1e6),
+    frame_microseconds=[round((begin + k / rate) * 1e6) for k in range(len(frames))],
+    keyframe_microseconds=round(row.boxes.seconds * 1e6) if row.boxes else None,
+    regions=row.boxes.regions if row.boxes else (),
+    proposals=row.boxes.proposals if row.boxes else (),
   )
   return Converted(example, len(frames), rate, tuple(render.psnr))
 
@@ -133,7 +139,7 @@ def label_indices(row: Row, groups: Mapping[str, LabelGroup]) -> list[int]:
   """
   indices, offset = [], 0
   for name, group in groups.items():
-    labels = row.labels.get(name, ())
+    labels = row.labels.get(name, ())  # Those of boxes are with the boxes.
     if len(labels) != 1 and not group.multi_label:
       raise DataError(f'{len(labels)} labels in the single-label group {name!r}, expected one.')
     for label in labels:
@@ -155,11 +161,40 @@ def output_size(height: int, width: int, size: int) -> tuple[int, int]:
   return height, width
 
 
-def _slots(start: float, end: float | None, rate: float) -> Iterator[int]:
-  """Numbers of the slots of a clip, without end if the clip has none; at least one."""
-  if end is None:
-    return itertools.count()
-  return iter(range(max(round((end - start) * rate), 1)))
+class _Clip(NamedTuple):
+  """Which slots of a file a clip has.
+
+  Attributes:
+    start: of the first slot, in seconds of the file.
+    slots: their numbers, perhaps without end.
+    needed: number of the slot that must be there.
+    problem: what to say if it is not.
+  """
+
+  start: float
+  slots: Iterable[int]
+  needed: int
+  problem: str
+
+
+def _clip(start: float, end: float | None, rate: float) -> _Clip:
+  """The clip between two times, at least one slot."""
+  number = None if end is None else max(round((end - start) * rate), 1)
+  slots = itertools.count() if number is None else range(number)
+  return _Clip(start, slots, 0, f'starts at {start:g} s, when the video is over.')
+
+
+def _keyframe_clip(boxes: KeyframeBoxes, rate: float) -> _Clip:
+  """The clip around a keyframe, whose slot begins with it; less where the file begins or ends."""
+  seconds, half = boxes.seconds - boxes.file_start, boxes.clip_seconds / 2
+  before = int(min(half, seconds) * rate + 1e-6)
+  after = max(round(half * rate), 1)
+  part = f', which begins at {boxes.file_start:g} s of the video' if boxes.file_start else ''
+  problem = (
+    f'the keyframe at {boxes.seconds:g} s is beyond the end of the file{part}. A file that holds a '
+    'part of a video must be named ID_START_END, in seconds.'
+  )
+  return _Clip(seconds - before / rate, range(before + after), before, problem)
 
 
 def _collect(jpegs: Iterable[bytes]) -> list[bytes]:

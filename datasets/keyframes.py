@@ -45,12 +45,14 @@ class BoxTable(NamedTuple):
     boxes: float32 [B, 4].
     scores: float32 [B].
     annotated: bool [B].
+    labels: global class indices of all boxes, int32 [...].
   """
 
   start: _Array
   boxes: _Array
   scores: _Array
   annotated: _Array
+  labels: _Array
 
   @property
   def rows(self) -> _Array:

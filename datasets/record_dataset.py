@@ -73,7 +73,13 @@ class RecordDataset(VideoDataset):
   def box_table(self) -> BoxTable:
     """The boxes of all keyframes, see the base class."""
     found = self._index
-    return BoxTable(found.box_start, found.box, found.box_score, found.box_annotated)
+    return BoxTable(
+      start=found.box_start,
+      boxes=found.box,
+      scores=found.box_score,
+      annotated=found.box_annotated,
+      labels=found.box_label,
+    )
 
   def frames(self, row: int, indices: _Array) -> Iterator[_Array]:
     """Reads and decodes frames, see the base class.

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from datasets import clips, examples, geometry, sampling
+from datasets import box_pictures, clips, examples, geometry, sampling
+from datasets.box_config import BoxConfig
+from datasets.box_pictures import KeyframeMarks
 from datasets.clip_config import ClipConfig
 from datasets.dataset import VideoDataset
 
@@ -31,6 +33,7 @@ class Sample:
     key: the video's name.
     labels: names of its classes, with shares where clips are mixed, a line each.
     notes: what else happened to it.
+    boxes: the boxes of its keyframe, if it has one.
   """
 
   pixels: _Array
@@ -40,13 +43,29 @@ class Sample:
   key: str
   labels: tuple[str, ...]
   notes: tuple[str, ...] = ()
+  boxes: KeyframeMarks | None = None
+
+  def strip(self) -> 'Sample':
+    """The sample as it is drawn: with boxes, its keyframe among 8 frames, with the boxes in it."""
+    if self.boxes is None:
+      return self
+    places = box_pictures.strip_places(len(self.pixels), self.boxes.frame)
+    frames = [box_pictures.enlarge(frame) for frame in self.pixels[places]]
+    at = int(np.flatnonzero(places == self.boxes.frame)[0])
+    frames[at] = box_pictures.draw(self.pixels[self.boxes.frame], self.boxes.marks)
+    boxes = self.boxes._replace(frame=at)
+    return dataclasses.replace(
+      self, pixels=np.stack(frames), indices=self.indices[places], boxes=boxes
+    )
 
   @property
   def marks(self) -> list[str]:
-    """Number and time of each frame: `'12  0.48 s'`, T of them."""
-    if not self.frame_rate:
-      return [f'{i}' for i in self.indices]
-    return [f'{i}  ·  {i / self.frame_rate:.2f} s' for i in self.indices]
+    """Number and time of each frame: `'12  ·  0.48 s'`, T of them; the keyframe's in brackets."""
+    times = [f'  ·  {i / self.frame_rate:.2f} s' if self.frame_rate else '' for i in self.indices]
+    marks = [f'{i}{time}' for i, time in zip(self.indices, times, strict=True)]
+    if self.boxes is not None:
+      marks[self.boxes.frame] = f'[{marks[self.boxes.frame]}]'
+    return marks
 
   @property
   def lines(self) -> list[str]:
@@ -67,6 +86,13 @@ def plain_samples(dataset: VideoDataset, count: int, seed: int) -> list[Sample]:
 def _plain_sample(dataset: VideoDataset, row: int) -> Sample:
   num_frames = int(dataset.num_frames[row])
   indices = sampling.uniform_indices(num_frames, min(PLAIN_FRAMES, num_frames))
+  boxes = None
+  if dataset.region_tasks:
+    found = dataset.keyframe(row)
+    (nearest,) = sampling.keyframe_indices(found.times, found.microseconds, 1, 1, 0)
+    indices = box_pictures.strip_places(num_frames, int(nearest))
+    at = int(np.flatnonzero(indices == nearest)[0])
+    boxes = KeyframeMarks(at, box_pictures.marks_of_keyframe(dataset, row))
   frames = []
   for frame in dataset.frames(row, indices):
     height, width = frame.shape[:2]
@@ -75,7 +101,8 @@ def _plain_sample(dataset: VideoDataset, row: int) -> Sample:
     frames.append(frame.copy())  # The next frame may overwrite it.
   labels = label_names(dataset, dataset.labels(row))
   size = f'whole frames of {width} x {height} px'
-  return make_sample(dataset, row, np.stack(frames), indices, labels, size)
+  pixels = np.stack(frames)
+  return make_sample(dataset, row, pixels, indices, labels, size, boxes=boxes)
 
 
 def evaluation_samples(
@@ -85,10 +112,16 @@ def evaluation_samples(
   *,
   temporal_views: int = 1,
   spatial_views: int = 1,
+  boxes: BoxConfig | None = None,
 ) -> list[Sample]:
   """The first views of a pass of evaluation, video after video; unreadable ones are passed over."""
   stream = examples.eval_examples(
-    dataset, config, batch_size=1, temporal_views=temporal_views, spatial_views=spatial_views
+    dataset,
+    config,
+    batch_size=1,
+    temporal_views=temporal_views,
+    spatial_views=spatial_views,
+    boxes=boxes,
   )
   samples: list[Sample] = []
   for row in range(len(dataset)):
@@ -99,11 +132,14 @@ def evaluation_samples(
     if example['skipped']:
       continue
     times = clips.view_indices(dataset, config, row, temporal_views)
-    labels = label_names(dataset, example['label'])
+    labels, shown = label_names(dataset, example['label']), None
+    if boxes is not None:
+      marks = box_pictures.marks_of_example(dataset, example, row)
+      shown = KeyframeMarks(config.frames // 2, marks)
     for view, pixels in enumerate(views[0]):
       crop, time = divmod(view, temporal_views)
       place = f'time {time + 1} of {temporal_views}, crop {crop + 1} of {spatial_views}'
-      samples.append(make_sample(dataset, row, pixels, times[time], labels, place))
+      samples.append(make_sample(dataset, row, pixels, times[time], labels, place, boxes=shown))
   return samples[:count]
 
 
@@ -114,12 +150,15 @@ def make_sample(
   indices: _Array,
   labels: tuple[str, ...],
   *notes: str,
+  boxes: KeyframeMarks | None = None,
 ) -> Sample:
-  """A sample of a video of a dataset."""
+  """A sample of a video of a dataset; the boxes of its keyframe are told after its labels."""
+  if boxes is not None:
+    labels = (*labels, *box_pictures.lines(boxes.marks)) or ('(no box)',)
   num_frames, frame_rate = int(dataset.num_frames[row]), float(dataset.frame_rate[row])
   repeated = repetition(indices, num_frames)
   kept = tuple(note for note in (repeated, *notes) if note)
-  return Sample(pixels, indices, num_frames, frame_rate, dataset.key(row), labels, kept)
+  return Sample(pixels, indices, num_frames, frame_rate, dataset.key(row), labels, kept, boxes)
 
 
 def window_note(window: geometry.Window) -> str:
@@ -156,11 +195,13 @@ def repetition(indices: _Array, num_frames: int) -> str:
 def label_names(dataset: VideoDataset, labels: Mapping[str, _Array]) -> tuple[str, ...]:
   """Class names of every task's labels: a class number, or weights [K] in [0, 1].
 
-  Weights other than 0 and 1, of mixed clips, are shares: `('70% run', '+ 30% jump')`.
+  Weights other than 0 and 1, of mixed clips, are shares: `('70% run', '+ 30% jump')`. Labels of boxes
+  are left out.
   """
   return tuple(
     line
     for task, label in labels.items()
+    if not dataset.has_regions(task)
     for line in _names(dataset.class_names(task), np.asarray(label))
   )
 

@@ -7,7 +7,8 @@
 Prints splits, classes, frames and durations, and draws clips on a contact sheet (--out). With
 --config these are the clips that a training with it takes first, as the model sees them: sampled,
 cropped, augmented, mixed; for another split than the training's, the views of evaluation. Without,
-they are 8 frames of the whole video. --check reads every record once, prints and writes what is
+they are 8 frames of the whole video. Boxes are drawn on the keyframe: annotated ones green, detected
+ones orange. --check reads every record once, prints and writes what is
 wrong with them (defects.csv) and then ends with exit code 1.
 """
 
@@ -31,6 +32,9 @@ from tools import command
 
 _DATA = flags.DEFINE_string(
   'data', None, "Folder of the dataset. Default: the config's.", allow_override=True
+)
+_DATASET = flags.DEFINE_string(
+  'dataset', None, "Which of the config's datasets. Default: the first.", allow_override=True
 )
 _SPLIT = flags.DEFINE_string(
   'split',
@@ -63,6 +67,8 @@ def overview(contents: sources.Contents, dataset: VideoDataset) -> str:
   lines = [dataset.where]
   lines += [f'  {name:<{width}}  {size:>9,} videos' for name, size in sizes.items()]
   lines += ['', *_frame_lines(dataset)]
+  if any(group.regions for group in contents.groups.values()):
+    lines += box_lines(dataset)
   counts = label_counts(contents.groups, dataset)
   for name, group in contents.groups.items():
     lines += ['', *class_table(name, group, counts[name])]
@@ -102,17 +108,34 @@ def _number(value: float) -> str:
 
 
 def label_counts(groups: Mapping[str, TaskLabels], dataset: VideoDataset) -> dict[str, np.ndarray]:
-  """Examples of each class in an open split, group -> int64 [K]."""
+  """Examples, or boxes, of each class in an open split, group -> int64 [K]."""
   labels = np.concatenate([dataset.stored_labels(row) for row in range(len(dataset))])
-  total = np.bincount(labels, minlength=sum(group.num_classes for group in groups.values()))
-  return {name: total[g.offset : g.offset + g.num_classes] for name, g in groups.items()}
+  classes = sum(group.num_classes for group in groups.values())
+  total = {False: np.bincount(labels, minlength=classes)}
+  if any(group.regions for group in groups.values()):
+    total[True] = np.bincount(dataset.box_table().labels, minlength=classes)
+  return {name: total[g.regions][g.offset : g.offset + g.num_classes] for name, g in groups.items()}
+
+
+def box_lines(dataset: VideoDataset) -> list[str]:
+  """How many boxes keyframes have, and the scores of detected ones."""
+  table = dataset.box_table()
+  lines = []
+  for name, chosen in (('annotated', table.annotated), ('detected', ~table.annotated)):
+    of_row = np.bincount(table.rows[chosen], minlength=len(dataset))
+    scores = (
+      f', scores {spread(table.scores[chosen])}' if name == 'detected' and chosen.any() else ''
+    )
+    lines.append(f'  {name:<10}  {chosen.sum():,} boxes, {spread(of_row)} a keyframe{scores}')
+  return lines
 
 
 def class_table(name: str, group: TaskLabels, counts: np.ndarray) -> list[str]:
   """A line with a bar for each class; of more than 40 the fullest and the emptiest 15."""
   kind = 'any number a video' if group.multi_label else 'one a video'
+  kind, unit = ('any number a box', 'boxes') if group.regions else (kind, 'examples')
   missing = int((counts == 0).sum())
-  heading = f'{name}: {group.num_classes} classes, {kind}, {spread(counts)} examples'
+  heading = f'{name}: {group.num_classes} classes, {kind}, {spread(counts)} {unit}'
   chosen: list[int | None] = list(range(len(counts)))
   if len(counts) > _LISTED:
     order = [int(k) for k in np.argsort(-counts, kind='stable')]
@@ -147,7 +170,10 @@ def draw_sheet(path: Path, dataset: VideoDataset, shown: Shown) -> None:
   """Writes the contact sheet."""
   from train_lib import pictures
 
-  strips = [pictures.Sample(s.pixels, s.marks, s.labels[0], s.lines) for s in shown.samples]
+  strips = [
+    pictures.Sample(drawn.pixels, drawn.marks, s.labels[0], s.lines)
+    for s, drawn in ((s, s.strip()) for s in shown.samples)
+  ]
   pictures.sample_sheet_png(path, f'{dataset.where} · {dataset.split}', shown.how, strips)
 
 
@@ -177,18 +203,17 @@ def _with_config() -> tuple[VideoDataset, Shown]:
   from train_lib import data, training_samples
   from train_lib.experiment import parse
 
-  config = _CONFIG.value
-  for dataset_config in config.datasets.values():
-    dataset_config.dir = _data()
+  config, name = _CONFIG.value, _dataset_name()
+  config.datasets[name].dir = _data()
   if _SEED.value is not None:
     config.seed = _SEED.value
   experiment = parse(config)
-  own = experiment.dataset[1]
-  dataset = data.open_split(experiment, _SPLIT.value or own.train_split)
+  own = experiment.datasets[name]
+  dataset = data.open_split(experiment, name, _SPLIT.value or own.train_split)
   print(overview(sources.contents(own.dir), dataset), flush=True)
   if dataset.split == own.train_split:
-    facts = data.facts_of(experiment, dataset)
-    drawn = training_samples.training_samples(experiment, facts, dataset, _CLIPS.value)
+    facts = data.facts_of(experiment, {name: dataset})
+    drawn = training_samples.training_samples(experiment, facts, name, dataset, _CLIPS.value)
     return dataset, Shown(
       f'as {experiment.name} trains on them first, seed {experiment.seed}', drawn
     )
@@ -198,8 +223,17 @@ def _with_config() -> tuple[VideoDataset, Shown]:
     _CLIPS.value,
     temporal_views=own.temporal_views,
     spatial_views=own.spatial_views,
+    boxes=own.boxes,
   )
   return dataset, Shown(f'the first views that {experiment.name} is evaluated on', drawn)
+
+
+def _dataset_name() -> str:
+  """The dataset of the config to show."""
+  names = list(_CONFIG.value.datasets)
+  if (_DATASET.value or names[0]) not in names:
+    raise ConfigError(f'--dataset={_DATASET.value}: the config has {names}.')
+  return _DATASET.value or names[0]
 
 
 def _data() -> str:
@@ -208,7 +242,7 @@ def _data() -> str:
     return _DATA.value
   if _CONFIG.value is None:
     raise ConfigError('Needed: --data=DIR or --config=FILE. See --help.')
-  return next(iter(_CONFIG.value.datasets.values())).dir
+  return _CONFIG.value.datasets[_dataset_name()].dir
 
 
 # --- The check ---

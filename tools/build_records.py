@@ -14,10 +14,15 @@ Examples:
       --out=data/k400
   python -m tools.build_records --layout=kinetics --csv=validate.csv --video_root=k400/val \\
       --out=data/k400 --split=validation
+  # AVA or AVA-Kinetics: a clip around each annotated keyframe, with boxes and detections
+  python -m tools.build_records --layout=ava --csv=ava_train_v2.2.csv --video_root=ava/videos \\
+      --labelmap=ava_action_list_v2.2.pbtxt --excluded=ava_train_excluded_timestamps_v2.2.csv \\
+      --proposals=detections.csv --out=data/ava
   # under Apache Beam (pip install apache-beam)
   python -m tools.build_records ... --runner=beam --beam_args='--direct_num_workers=8'
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -30,7 +35,16 @@ from typing import Any
 
 from absl import flags
 
-from datasets import annotation_layouts, annotations, beam, build, convert, manifest, workers
+from datasets import (
+  annotation_layouts,
+  annotations,
+  ava_csv,
+  beam,
+  build,
+  convert,
+  manifest,
+  workers,
+)
 from datasets.annotations import Annotations, Row
 from errors import ConfigError
 from tools import command
@@ -39,7 +53,10 @@ _CSV = flags.DEFINE_string('csv', None, 'Annotation file. Default: one sub-folde
 _VIDEO_ROOT = flags.DEFINE_string('video_root', None, 'Folder of the videos.', required=True)
 _OUT = flags.DEFINE_string('out', None, 'Directory of the dataset.', required=True)
 _LAYOUT = flags.DEFINE_enum(
-  'layout', 'csv', ['csv', *annotation_layouts.LAYOUTS], 'What the annotation file is.'
+  'layout',
+  'csv',
+  ['csv', *annotation_layouts.LAYOUTS, *ava_csv.LAYOUTS],
+  'What the annotation file is.',
 )
 _SPLIT = flags.DEFINE_string(
   'split', None, "Split to build; default: all that the file names, else 'train'."
@@ -56,6 +73,12 @@ _MULTI_LABEL = flags.DEFINE_list(
 _TRIMMED = flags.DEFINE_bool(
   'trimmed', False, '(kinetics) The videos are cut to the clips already.'
 )
+_LABELMAP = flags.DEFINE_string('labelmap', None, '(ava) Classes and their ids, as pbtxt.')
+_EXCLUDED = flags.DEFINE_string('excluded', None, '(ava) Csv file of keyframes to leave out.')
+_PROPOSALS = flags.DEFINE_multi_string(
+  'proposals', [], '(ava) Csv file of detected boxes with scores; repeat.'
+)
+_CLIP_SECONDS = flags.DEFINE_float('clip_seconds', 3.0, '(ava) Length of clips around keyframes.')
 _SIZE = flags.DEFINE_integer('size', 256, 'Shorter side in px, even; videos are never enlarged.')
 _QUALITY = flags.DEFINE_integer(
   'quality', 4, "JPEG quantiser scale as ffmpeg's -q:v: 2 is best, 31 is worst."
@@ -76,6 +99,7 @@ def main() -> None:
     _VIDEO_ROOT.value, read.groups, _SIZE.value, _QUALITY.value, _FPS.value
   )
   rejected = read.rejected  # told with the first split
+  lost = 0
   for split, rows in _splits(read).items():
     plan = build.make_plan(
       _OUT.value,
@@ -93,7 +117,10 @@ def main() -> None:
       print('\nInterrupted. The same command goes on from the finished shards.', file=sys.stderr)
       sys.exit(command.INTERRUPTED)
     _report(plan, built, time.monotonic() - begin)
+    lost += _lost_rows(rows, built)
     rejected = ()
+  if isinstance(read, ava_csv.Detections):
+    print('\n'.join(_totals(read.tallies, lost)))
 
 
 def _runner() -> Any:
@@ -112,6 +139,17 @@ def _read() -> Annotations:
     if layout != 'csv':
       raise ConfigError(f'--layout={layout} needs an annotation file: --csv=FILE.')
     return annotations.read_folder(root, classes=_single(classes))
+  if layout in ava_csv.LAYOUTS:
+    if _LABELMAP.value is None or _CLASSES.value is not None:
+      raise ConfigError(f'--layout={layout} needs --labelmap=FILE.pbtxt, and takes no --classes.')
+    return ava_csv.read(
+      path,
+      video_root=root,
+      labelmap=_LABELMAP.value,
+      excluded=_EXCLUDED.value,
+      proposals=_PROPOSALS.value,
+      clip_seconds=_CLIP_SECONDS.value,
+    )
   if layout == 'csv':
     return annotations.read_csv(path, classes=classes, multi_label=_MULTI_LABEL.value)
   return annotation_layouts.read(
@@ -159,8 +197,37 @@ def _origin() -> dict[str, Any]:
   """What the annotations were, for the manifest."""
   if _CSV.value is None:
     return {'layout': 'folders'}
-  sha256 = hashlib.sha256(Path(_CSV.value).read_bytes()).hexdigest()
-  return {'layout': _LAYOUT.value, 'file': os.path.basename(_CSV.value), 'sha256': sha256}
+  origin = {'layout': _LAYOUT.value, **_file(_CSV.value)}
+  if _LAYOUT.value in ava_csv.LAYOUTS:
+    origin |= {'labelmap': _file(_LABELMAP.value), 'proposals': [*map(_file, _PROPOSALS.value)]}
+    origin |= {'excluded': _file(_EXCLUDED.value)} if _EXCLUDED.value else {}
+  return origin
+
+
+def _file(path: str) -> dict[str, str]:
+  sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+  return {'file': os.path.basename(path), 'sha256': sha256}
+
+
+def _lost_rows(rows: Sequence[Row], built: build.Built) -> int:
+  """Rows of boxes whose keyframes were not written."""
+  rejected = {(bad.number, bad.path) for bad in built.rejected}
+  return sum(r.boxes.num_rows for r in rows if r.boxes and (r.number, r.path) in rejected)
+
+
+def _totals(tallies: Sequence[ava_csv.Tally], lost: int) -> list[str]:
+  """A line for each file: what became of its rows. `lost` ones of the first were not written."""
+  first, *others = tallies
+  written = dataclasses.replace(first, used=first.used - lost, rejected=first.rejected + lost)
+  words = {
+    'used': 'used', 'rejected': 'rejected', 'excluded': 'of excluded keyframes',
+    'repeated': 'repeat a box', 'elsewhere': 'of other keyframes',
+  }  # fmt: skip
+  lines = []
+  for tally in (written, *others):
+    parts = [f'{n:,} {word}' for name, word in words.items() if (n := getattr(tally, name))]
+    lines.append(f'{tally.file}: {tally.rows:,} rows = {" + ".join(parts)}')
+  return lines
 
 
 def _report(plan: build.Plan, built: build.Built, seconds: float) -> None:

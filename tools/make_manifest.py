@@ -6,7 +6,8 @@
       --classes=verb=verbs.txt --classes=noun=nouns.txt
 
 A class file has one name a line, in label order. Without --classes the names are taken from the
-records (`clip/label/text`). Several groups stand one after the other in `clip/label/index`.
+records (`clip/label/text`). Several groups stand one after the other in `clip/label/index`, those
+of --regions in `region/label/index`: labels of the boxes of a keyframe.
 """
 
 import glob
@@ -19,7 +20,7 @@ from absl import flags
 from rich.console import Console
 from rich.progress import Progress
 
-from datasets import annotations, manifest, records
+from datasets import annotations, manifest, records, region_records
 from errors import ConfigError, DataError
 from tools import command
 
@@ -34,6 +35,9 @@ _CLASSES = flags.DEFINE_multi_string(
 _MULTI_LABEL = flags.DEFINE_multi_string(
   'multi_label', [], 'Group in which a clip has any number of labels.', allow_override=True
 )
+_REGIONS = flags.DEFINE_multi_string(
+  'regions', [], 'Group whose labels are of boxes, any number of each.', allow_override=True
+)
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace a manifest that is there.', allow_override=True
 )
@@ -45,6 +49,7 @@ def make(
   classes: Mapping[str, Sequence[str]] | None = None,
   *,
   multi_label: Sequence[str] = (),
+  regions: Sequence[str] = (),
   overwrite: bool = False,
 ) -> manifest.Manifest:
   """Counts and checks the shards and writes their manifest.
@@ -54,6 +59,7 @@ def make(
     splits: split -> patterns of file names in it.
     classes: label group -> class names in label order; None: the names in the records, one group.
     multi_label: groups in which a clip has any number of labels.
+    regions: groups whose labels are of boxes; their class names must be given.
     overwrite: replace a manifest that is there.
 
   Raises:
@@ -69,11 +75,15 @@ def make(
   if twice:
     raise DataError(f'{data}: {twice[:3]} are matched twice; a record belongs to one split.')
   groups = dict(classes) if classes else {annotations.GROUP: ()}
-  unknown = sorted(set(multi_label) - set(groups))
-  if unknown:
-    raise DataError(f'--multi_label={unknown[0]}: there is no such group; known: {list(groups)}.')
+  for flag, given in (('multi_label', multi_label), ('regions', regions)):
+    unknown = sorted(set(given) - set(groups))
+    if unknown:
+      raise DataError(f'--{flag}={unknown[0]}: there is no such group; known: {list(groups)}.')
+  if regions and not classes:
+    raise DataError(f'--regions={regions[0]}: names of its classes are needed: --classes=FILE.')
   names = None if classes else _ClassNames(annotations.GROUP in multi_label)
-  described = _describe(Path(data), shards, names)
+  labels = region_records.KEYFRAME if set(groups) == set(regions) else records.LABEL_INDEX
+  described = _describe(Path(data), shards, names, labels)
   if names:
     groups = {annotations.GROUP: names.in_order()}
   source = {
@@ -81,7 +91,10 @@ def make(
     'splits': {name: list(patterns) for name, patterns in splits.items()},
     'class_names': 'files' if classes else 'records',
   }
-  tasks = {name: (list(group), name in multi_label) for name, group in groups.items()}
+  tasks = {
+    name: manifest.Group(group, name in {*multi_label, *regions}, name in regions)
+    for name, group in groups.items()
+  }
   made = manifest.create(described, tasks, source)
   manifest.write(data, made)
   return made
@@ -108,7 +121,7 @@ def _find(data: str | os.PathLike[str], split: str, patterns: Sequence[str]) -> 
 
 
 def _describe(
-  data: Path, shards: Mapping[str, Sequence[str]], names: '_ClassNames | None'
+  data: Path, shards: Mapping[str, Sequence[str]], names: '_ClassNames | None', labels: str
 ) -> list[manifest.Split]:
   """Reads every shard once, with a progress bar over their bytes."""
   sizes = {name: (data / name).stat().st_size for files in shards.values() for name in files}
@@ -119,7 +132,7 @@ def _describe(
       found = []
       for name in files:
         count = 0
-        for length in _checked_records(data / name, names):
+        for length in _checked_records(data / name, names, labels):
           bar.update(task, advance=length)
           count += 1
         found.append(manifest.Shard(name, sizes[name], count))
@@ -127,11 +140,11 @@ def _describe(
   return described
 
 
-def _checked_records(path: Path, names: '_ClassNames | None') -> Iterator[int]:
+def _checked_records(path: Path, names: '_ClassNames | None', labels: str) -> Iterator[int]:
   """Yields the bytes of each record; checks the first one, and labels if names are wanted."""
   for number, (offset, payload) in enumerate(records.read_records(path)):
     if number == 0:
-      check_layout(path, payload)
+      _check_layout(path, payload, labels)
     if names:
       names.add(
         records.parse_sequence_example(payload), f'{path}, record {number} at byte {offset}'
@@ -139,10 +152,14 @@ def _checked_records(path: Path, names: '_ClassNames | None') -> Iterator[int]:
     yield len(payload)
 
 
-def check_layout(path: str | os.PathLike[str], payload: bytes) -> None:
-  """Raises a DataError with the keys found and wanted unless a record is of DMVR's layout."""
+def _check_layout(path: Path, payload: bytes, labels: str) -> None:
+  """Raises a DataError with the keys found and wanted unless a record is of DMVR's layout.
+
+  `labels` names what gives its labels: integers of the context, or the list that marks keyframes.
+  """
+  kind = 'context' if labels == records.LABEL_INDEX else 'feature list'
   wanted = (
-    f'feature list {records.FRAMES!r} of JPEGs, context {records.LABEL_INDEX!r} (integers) and '
+    f'feature list {records.FRAMES!r} of JPEGs, {kind} {labels!r} (integers) and context '
     f'{records.KEY!r} or {records.KEY_FALLBACK!r}'
   )
   try:
@@ -150,12 +167,13 @@ def check_layout(path: str | os.PathLike[str], payload: bytes) -> None:
   except DataError as error:
     raise DataError(f'{path}: not a SequenceExample ({error}). Wanted: {wanted}.') from error
   found = f'found context {sorted(example.context)}, feature lists {sorted(example.lists)}'
-  labels = example.context.get(records.LABEL_INDEX)
+  values = example.context.get(labels, [None])
+  has_labels = labels in example.lists or all(isinstance(x, int) for x in values)
   missing = [
     name
     for name, there in (
       (records.FRAMES, example.frames),
-      (records.LABEL_INDEX, labels is not None and all(isinstance(x, int) for x in labels)),
+      (labels, has_labels),
       (records.KEY, example.key is not None),
     )
     if not there
@@ -220,6 +238,7 @@ def summary(data: str | os.PathLike[str], made: manifest.Manifest) -> str:
     )
   for name, task in made.tasks.items():
     kind = 'any number a clip' if task.multi_label else 'one a clip'
+    kind = 'any number a box' if task.regions else kind
     lines.append(
       f'  {name:<12} {task.num_classes} classes, {kind}, from {made.source["class_names"]}'
     )
@@ -266,6 +285,7 @@ def main() -> None:
     pairs(_SPLIT.value, 'split'),
     class_files(_CLASSES.value),
     multi_label=_MULTI_LABEL.value,
+    regions=_REGIONS.value,
     overwrite=_OVERWRITE.value,
   )
   print(summary(_DATA.value, made))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from datasets.box_pictures import KeyframeMarks, marks_of_example
 from datasets.dataset import VideoDataset
 from datasets.examples import Batch, train_examples
 from datasets.samples import Sample, label_names, make_sample, window_note
@@ -61,7 +62,13 @@ def training_samples(
     notes = [window_note(clips[0].window)]
     notes += [f'mixed with {dataset.key(d.row)}' for d in drawn[1:]]
     pixels = pixels_of(experiment, np.asarray(video)[0])
-    return make_sample(dataset, drawn[0].row, pixels, clips[0].indices, labels, *notes)
+    boxes = None
+    if config.boxes is not None:
+      detected = config.boxes.train == 'detected'
+      marks = marks_of_example(dataset, drawn[0].parts[copies[0]], detected=detected)
+      boxes = KeyframeMarks(config.clip.frames // 2, marks)
+    indices = clips[0].indices
+    return make_sample(dataset, drawn[0].row, pixels, indices, labels, *notes, boxes=boxes)
 
   return [sample(number) for number in range(min(count, len(dataset) * repeats))]
 

@@ -1,6 +1,6 @@
 """The catalogue against the papers, and against the code that its entries name."""
 
-from datasets import annotation_layouts, demo
+from datasets import annotation_layouts, annotations, ava_csv, demo
 from datasets.catalogue import DATASETS, TABLE_10, TABLE_10_ORIGINAL
 
 # UniFormerV2, Table 10: training and validation samples, seconds, actions.
@@ -57,9 +57,11 @@ def test_sizes_tools_assume_without_data():
 
 def test_layouts_are_those_that_exist_and_give_the_stated_groups():
   named = {dataset.layout for dataset in DATASETS.values()} - {''}
-  assert named == set(annotation_layouts.LAYOUTS)
+  assert named == {*annotation_layouts.LAYOUTS, *ava_csv.LAYOUTS}
   for dataset in DATASETS.values():
-    if dataset.layout:
+    if dataset.layout in ava_csv.LAYOUTS:
+      assert list(dataset.tasks) == [annotations.GROUP]
+    elif dataset.layout:
       groups = annotation_layouts.LAYOUTS[dataset.layout].groups
       assert list(groups) == list(dataset.tasks)
       for name, group in groups.items():

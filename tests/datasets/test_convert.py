@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from datasets import convert, records
-from datasets.annotations import LabelGroup, Rejected, Row
+from datasets import convert, keyframes, records
+from datasets.annotations import KeyframeBoxes, LabelGroup, Rejected, Row
+from datasets.region_records import Region
 from errors import ConfigError
 from tests.datasets import videos
 
@@ -191,3 +192,67 @@ def test_a_clip_too_large_for_a_record_is_rejected(settings, monkeypatch):
 def test_settings_are_checked(changes):
   with pytest.raises(ConfigError, match=next(iter(changes))):
     convert.Settings('.', GROUPS, **changes)
+
+
+# --- Around a keyframe ---
+
+REGIONS = (Region((0.25, 0.5, 0.75, 1.0), 2, 'c'), Region((0.25, 0.5, 0.75, 1.0), 0, 'a'))
+OF_BOXES = {'action': LabelGroup(('a', 'b', 'c'), True, True)}
+
+
+def convert_keyframe(video_root, path, seconds, **kwargs):
+  """The record's keyframe and the numbers of its frames."""
+  given = {'clip_seconds': 0.4, 'regions': REGIONS, **kwargs}
+  row = make_row(path, labels={}, boxes=KeyframeBoxes(seconds, **given))
+  result = convert.convert_row(row, convert.Settings(str(video_root), OF_BOXES))
+  if isinstance(result, Rejected):
+    return result
+  return keyframes.read(records.parse_sequence_example(result.example)), parse(result)[1]
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'numbers'),
+  [
+    (1.0, range(20, 30)),  # Frame 25 is shown at 1 s.
+    (1.015, range(20, 30)),
+    (1.025, range(21, 31)),  # Frame 26 begins nearer.
+    (0.0, range(5)),
+    (0.09, range(7)),  # Begins at 0.01 s, nearest to frame 0.
+    (1.96, range(44, 50)),
+  ],
+)
+def test_clips_around_keyframes(video_root, seconds, numbers):
+  keyframe, found = convert_keyframe(video_root, 'a.mp4', seconds)
+  assert found == list(numbers)
+  assert keyframe.microseconds == round(1e6 * seconds)
+  assert np.diff(keyframe.times).tolist() == [40_000] * (len(found) - 1)
+  assert keyframe.microseconds in keyframe.times
+  assert keyframe.boxes.tolist() == [[0.25, 0.5, 0.75, 1.0]]
+  assert keyframe.labels == ((2, 0),)
+
+
+def test_a_file_that_is_a_part_of_its_video(video_root):
+  seen = (Region((0, 0, 1, 1), score=0.5),)
+  keyframe, found = convert_keyframe(
+    video_root, 'a.mp4', 901.0, file_start=900.0, regions=(), proposals=seen
+  )
+  assert found == list(range(20, 30))
+  assert (keyframe.microseconds, keyframe.times[0]) == (901_000_000, 900_800_000)
+  assert (keyframe.scores.tolist(), keyframe.annotated.tolist()) == ([0.5], [False])
+
+
+def test_times_of_a_variable_rate_count(video_root):
+  # 10 frames of 0.02 s, then 10 of 0.08 s: frame 13 is shown at 0.44 .. 0.52 s.
+  keyframe, found = convert_keyframe(video_root, 'vfr.mp4', 0.46)
+  place = keyframe.times.tolist().index(keyframe.microseconds)
+  assert found[place] == 13
+
+
+@pytest.mark.parametrize(('seconds', 'start'), [(2.01, 0.0), (9.0, 0.0), (902.5, 900.0)])
+def test_a_keyframe_beyond_the_video(video_root, seconds, start):
+  rejected = convert_keyframe(video_root, 'a.mp4', seconds, file_start=start)
+  part = ', which begins at 900 s of the video' if start else ''
+  assert rejected.reason == (
+    f'the keyframe at {seconds:g} s is beyond the end of the file{part}. A file that holds a part of '
+    'a video must be named ID_START_END, in seconds.'
+  )

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets import check, manifest, records, sources
+from datasets import check, manifest, records, samples, sources
 from datasets.manifest import TaskLabels
+from tests.datasets import detections
 from tools import browse
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,27 @@ def test_counts_of_groups(tmp_path):
     'c 0',
     '1 of 3 classes have no example',
   ]
+
+
+def test_overview_and_sheet_of_boxes(tmp_path):
+  seen = [detections.proposal(detections.THIRD, 0.5), detections.proposal(detections.FIRST, 0.75)]
+  examples = [detections.example('a', proposals=seen), detections.example('b', [])]
+  dataset = detections.dataset(tmp_path, examples)
+  lines = squeezed(browse.overview(sources.contents(tmp_path), dataset))
+  assert lines[7:12] == [
+    'annotated 2 boxes, 0 to 2, median 1 a keyframe',
+    'detected 2 boxes, 0 to 2, median 1 a keyframe, scores 0.5 to 0.75, median 0.62',
+    '',
+    'action: 4 classes, any number a box, 0 to 1, median 1 boxes',
+    f'stand 1 {"█" * 32}',
+  ]
+  shown = browse.Shown('how', samples.plain_samples(dataset, 2, 0))
+  browse.draw_sheet(tmp_path / 'sheet.png', dataset, shown)
+  red, green, blue = (
+    np.asarray(Image.open(tmp_path / 'sheet.png').convert('RGB'), int).reshape(-1, 3).T
+  )
+  assert (green - red > 80).sum() > 200  # Annotated boxes,
+  assert (red - blue > 80).sum() > 200  # and detected ones: the rest is grey.
 
 
 def test_of_many_classes_the_fullest_and_the_emptiest():

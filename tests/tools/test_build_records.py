@@ -10,6 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from datasets import index, manifest
+from datasets.record_dataset import RecordDataset
 from errors import ConfigError, DataError
 from tests.datasets import videos
 from tests.datasets.test_build import run_here
@@ -135,6 +136,51 @@ def test_a_public_layout(build_in, tmp_path):
   )
   made = build_in(csv=path, layout='kinetics', split='validation', trimmed=True)
   assert sizes(made) == {'validation': 1}
+
+
+def test_boxes_of_keyframes(build_in, tmp_path, capsys):
+  (tmp_path / 'map.pbtxt').write_text('item { name: "sit" id: 11 } item { name: "run" id: 10 }')
+  box = '0.25,0.25,0.5,0.5'
+  path = write_csv(
+    tmp_path,
+    f'0,0.08,{box},10,0\n0,0.080,{box},11,0\n0,0.08,{box},12,0\n1,0.04,{box},10\n'
+    f'1,0.08,{box},11\n2,1,{box},10\n2,1,{box},11\ngone,1,{box},10\n',
+  )
+  (tmp_path / 'seen.csv').write_text(f'0,0.08,{box},,0.5\n0,0.12,{box},,0.5\n2,1.0,{box},,0.5\n')
+  (tmp_path / 'out.csv').write_text('1,0.08\n')
+  flags_given = {
+    'layout': 'ava', 'csv': path, 'labelmap': tmp_path / 'map.pbtxt',
+    'proposals': tmp_path / 'seen.csv', 'excluded': tmp_path / 'out.csv', 'clip_seconds': 0.08,
+  }  # fmt: skip
+  made = build_in(**flags_given)
+  assert sizes(made) == {'train': 2}
+  assert made.tasks['label'] == manifest.TaskLabels(('run', 'sit'), True, 0, True, (10, 11))
+  dataset = RecordDataset(tmp_path / 'out', 'train', {'actions': 'label'})
+  row = [dataset.key(row) for row in range(2)].index('0,0.08')
+  assert dataset.num_frames.tolist() == [2, 2]
+  assert dataset.keyframe_seconds(row) == 0.08
+  assert dataset.class_ids('actions') == (10, 11)
+  found = dataset.regions(row, 'actions')
+  assert found.boxes.tolist() == [[0.25, 0.25, 0.5, 0.5]] * 2
+  assert found.labels.tolist() == [[1, 1], [0, 0]]
+  assert found.scores.tolist() == [1, 0.5]
+  output = capsys.readouterr().out
+  assert 'train: 2 written, 3 rejected.' in output
+  assert "row 3, clips.csv: class '12' is not in the label map of 2 classes, 10 to 11." in output
+  assert 'row 6, jump/2.mp4: the keyframe at 1 s is beyond the end of the file.' in output
+  totals = (
+    'clips.csv: 8 rows = 3 used + 4 rejected + 1 of excluded keyframes\n'
+    'seen.csv: 3 rows = 2 used + 1 of other keyframes\n'
+    'out.csv: 1 rows = 1 used\n'
+  )
+  assert output.endswith(totals)
+  build_in(**flags_given)
+  assert capsys.readouterr().out.endswith(totals)
+  (tmp_path / 'map.pbtxt').write_text('item { name: "sit" id: 1 } item { name: "run" id: 0 }')
+  with pytest.raises(DataError, match=r"label group 'label' is \(several labels, of boxes, ids\)"):
+    build_in(**{**flags_given, 'split': 'val', 'csv': write_csv(tmp_path, f'0,0.08,{box},1\n')})
+  with pytest.raises(ConfigError, match='--layout=ava needs --labelmap=FILE'):
+    build_in(layout='ava', csv=path)
 
 
 @pytest.mark.parametrize(

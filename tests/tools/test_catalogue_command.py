@@ -36,7 +36,8 @@ def test_detail_says_who_states_what():
   assert 'mean length 4 s' in lines
   assert 'read with --layout=ssv2' in lines
   assert 'Pulling something from left to right <-> Pulling something from right to left' in lines
-  assert 'read with no layout' in text(catalogue.detail(DATASETS['ava']))
+  assert 'read with --layout=ava' in text(catalogue.detail(DATASETS['ava']))
+  assert 'read with no layout' in text(catalogue.detail(DATASETS['imagenet']))
 
 
 def test_a_name_that_is_not_there():

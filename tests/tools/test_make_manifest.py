@@ -9,6 +9,7 @@ import simplejpeg
 
 from datasets import index, manifest, records
 from errors import ConfigError, DataError
+from tests.datasets import detections
 from tools import make_manifest
 
 JPEG = simplejpeg.encode_jpeg(np.zeros((24, 32, 3), np.uint8))
@@ -71,6 +72,25 @@ def test_class_files_and_groups(directory, tmp_path):
   assert made.source['class_names'] == 'files'
   assert make_manifest.class_files([f'{tmp_path}/verbs.txt']) == {'label': ('verbs 0', 'verbs 1')}
   assert make_manifest.class_files([]) is None
+
+
+def test_records_of_boxes(tmp_path):
+  records.write_split(tmp_path, 'train', [detections.example(labels=[0])], 1)
+  names = {'action': detections.CLASSES}
+  made = make_manifest.make(tmp_path, {'train': ['train*']}, names, regions=['action'])
+  assert made.tasks == {'action': manifest.TaskLabels(detections.CLASSES, True, 0, True)}
+  assert len(index.build(tmp_path, made, 'train')) == 1
+  assert 'action 4 classes, any number a box, from files' in ' '.join(
+    make_manifest.summary(tmp_path, made).split()
+  )
+
+
+def test_records_of_clips_are_none_of_boxes(directory):
+  message = failure(directory, classes={'action': ['a', 'b', 'c']}, regions=['action'])
+  assert "no usable ['region/timestamp']; found context [" in message
+  assert "wanted feature list 'image/encoded' of JPEGs, feature list 'region/timestamp'" in message
+  assert '--regions=label: names of its classes are needed' in failure(directory, regions=['label'])
+  assert '--regions=x: there is no such group' in failure(directory, regions=['x'])
 
 
 def test_a_manifest_is_replaced_only_when_asked(directory):
