@@ -72,6 +72,8 @@ def _run(argv: list[str]) -> None:
   except BrokenPipeError:  # As after `| head`; what the buffer holds would fail again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(1)
+  except OSError as error:
+    sys.exit(f'{error.filename}: cannot be written: {error.strerror}. See --json and --out.')
 
 
 if __name__ == '__main__':
