@@ -66,6 +66,7 @@ def trunk(
       'attention_dropout_rate': 0.0,
       'tokeniser': 'tubelet',
       'num_sampled_frames': placeholder(int),
+      'position_grid': placeholder(tuple),  # needed if datasets differ in frames or size
       'kernel_init_method': 'lecun_normal',
       'gelu': 'tanh',
       'layer_norm_epsilon': 1e-6,
@@ -77,6 +78,7 @@ def trunk(
     config.temporal_num_layers = temporal_layers
     config.temporal_num_heads = placeholder(int)  # None: as the spatial encoder's
     config.temporal_mlp_dim = placeholder(int)
+    config.temporal_context = 'none'  # 'frame' for heads that read the tokens
   if attention == 'factorised_self_attention':
     config.attention_order = 'space_time'
     config.temporal_attention_init = 'zeros'
@@ -128,6 +130,7 @@ def _dataset(name: str, crop: int, spatial_views: int) -> dict[str, Any]:
   return {
     'dir': f'data/{name}',
     'benchmark': name,
+    'batch_size': 0,
     'train_split': 'train',
     'eval_split': 'validation',
     'temporal_views': 4,

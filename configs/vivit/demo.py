@@ -35,6 +35,7 @@ def get_config(arg: str = '') -> ConfigDict:
     'demo': {
       'dir': 'data/demo',
       'benchmark': 'demo',
+      'batch_size': 0,  # the experiment's
       'train_split': 'train',
       'eval_split': 'test',
       'temporal_views': 4,

@@ -30,6 +30,7 @@ def get_config(arg: str = '') -> ConfigDict:
     'own': {
       'dir': 'data/own',
       'benchmark': '',
+      'batch_size': 0,
       'train_split': 'train',
       'eval_split': 'test',
       'temporal_views': 4,
