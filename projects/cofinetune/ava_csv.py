@@ -1,4 +1,4 @@
-"""AVA's files: csv files of boxes, excluded keyframes, label maps and class groups.
+"""AVA's csv files of boxes and excluded keyframes, in arrays, and class groups.
 
 A row of boxes is `video,seconds,x1,y1,x2,y2,class[,score]`, without a header; `video,seconds` alone
 says that the keyframe is annotated and holds no box. Coordinates are fractions of the frame.
@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,33 +253,6 @@ def rounded(values: _Array, decimals: int) -> _Array:
 
 
 # --- Classes ---
-
-
-def read_label_map(path: str | os.PathLike[str]) -> dict[int, str]:
-  """Class id -> name of a label map in text form: blocks with a `name` and an `id` or `label_id`.
-
-  Raises:
-    DataError: The file cannot be read, holds no class, a block lacks one of them, or ids repeat.
-  """
-  try:
-    text = Path(path).read_text(encoding='utf-8')
-  except OSError as error:
-    raise DataError(f'{path}: cannot be read: {error.strerror}.') from error
-  except UnicodeDecodeError as error:
-    raise DataError(f'{path}: no label map in UTF-8 ({error}).') from error
-  names: dict[int, str] = {}
-  for number, block in enumerate(re.findall(r'\{((?:"[^"]*"|[^}"])*)\}', text), start=1):
-    name = re.search(r'^\s*name:\s*"([^"]*)"', block, re.MULTILINE)
-    identity = re.search(r'^\s*(?:label_)?id:\s*(\d+)', block, re.MULTILINE)
-    if not name or not identity or int(identity[1]) in names:
-      raise DataError(
-        f'{path}: block {number} needs a name: "..." and an id: or label_id: of its own, '
-        f'found {" ".join(block.split())!r}.'
-      )
-    names[int(identity[1])] = name[1]
-  if not names:
-    raise DataError(f'{path}: no classes. Expected blocks like item {{ name: "stand" id: 12 }}.')
-  return names
 
 
 def read_class_groups(path: str | os.PathLike[str]) -> dict[str, ClassGroup]:

@@ -10,11 +10,13 @@ comes with what was compared with what.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from absl import app, flags
 
+from datasets import label_map
 from errors import TubeletError
 from projects.cofinetune import ava, ava_chart, ava_csv, ava_report
 from train_lib.files import write_atomically
@@ -37,26 +39,26 @@ _OUT = flags.DEFINE_string('out', None, 'Folder to draw ap.png in: AP of each cl
 
 
 def main() -> None:
-  """Reads, scores, prints and writes."""
-  names = ava_csv.read_label_map(_LABELMAP.value)
+  """Reads, scores, writes and prints."""
+  names = label_map.read(_LABELMAP.value)
   groups = ava_csv.class_groups(_CLASS_GROUPS.value, names.values())
   excluded = ava_csv.read_keyframes(_EXCLUSIONS.value) if _EXCLUSIONS.value else frozenset()
   groundtruth = ava_csv.read_boxes(_GROUNDTRUTH.value, with_scores=False)
   detections = ava_csv.read_boxes(_DETECTIONS.value)
   result = ava.evaluate(groundtruth, detections, names, excluded=excluded)
   boxes = ava_report.boxes_found(result)
-  print(ava_report.full(result, groups, boxes))
+  report = ava_report.full(result, groups, boxes)
   if ava_report.nothing_found(result):
-    print('\n' + ava_report.comparison(groundtruth, detections, names))
+    report += '\n\n' + ava_report.comparison(groundtruth, detections, names)
   if _JSON.value:
     content = ava_report.as_json(result, groups, boxes)
     write_atomically(Path(_JSON.value), json.dumps(content, indent=1, ensure_ascii=False) + '\n')
   if _OUT.value:
     picture = Path(_OUT.value) / 'ap.png'
     picture.parent.mkdir(parents=True, exist_ok=True)
-    title = Path(_DETECTIONS.value).name
-    ava_chart.class_chart_png(picture, result, groups, title)
-    print(f'\nPicture: {picture}')
+    ava_chart.class_chart_png(picture, result, groups, Path(_DETECTIONS.value).name)
+    report += f'\n\nPicture: {picture}'
+  print(report, flush=True)
 
 
 def _run(argv: list[str]) -> None:
@@ -67,6 +69,11 @@ def _run(argv: list[str]) -> None:
   except TubeletError as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(error.exit_code)
+  except BrokenPipeError:  # As after `| head`; what the buffer holds would fail again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+  except OSError as error:
+    sys.exit(f'{error.filename}: cannot be written: {error.strerror}. See --json and --out.')
 
 
 if __name__ == '__main__':

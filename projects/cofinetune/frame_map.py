@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from datasets import label_map
 from datasets.dataset import VideoDataset
 from errors import ConfigError, DataError, check_range
 from projects.cofinetune import ava, ava_chart, ava_csv, ava_report
@@ -94,7 +95,7 @@ class FrameMAP:
     """Id -> name of the classes that count."""
     if not self.evaluated_classes:
       return dict(ids)
-    wanted = ava_csv.read_label_map(self.evaluated_classes)
+    wanted = label_map.read(self.evaluated_classes)
     unknown = sorted(set(wanted) - set(ids))
     if unknown:
       raise ConfigError(

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from datasets import label_map
 from errors import DataError
 from projects.cofinetune import ava, ava_csv, ava_report
 from projects.cofinetune.ava_csv import ClassGroup, KeyframeName
@@ -22,7 +23,7 @@ def evaluate_case(name, *, exclude):
   result = ava.evaluate(
     ava_csv.read_boxes(folder / 'groundtruth.csv', with_scores=False),
     ava_csv.read_boxes(folder / 'detections.csv'),
-    ava_csv.read_label_map(folder / 'labelmap.pbtxt'),
+    label_map.read(folder / 'labelmap.pbtxt'),
     excluded=ava_csv.read_keyframes(folder / excluded) if excluded and exclude else (),
   )
   return result, expected

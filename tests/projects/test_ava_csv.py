@@ -113,24 +113,6 @@ def test_written_rows_are_read_back(tmp_path):
   assert list(tmp_path.glob('*.partial')) == []
 
 
-def test_label_map(tmp_path):
-  text = 'item {\n  name: "a {b}"\n  id: 3\n}\nlabel {\n  name: "c"\n  label_id: 1\n}\n'
-  assert ava_csv.read_label_map(write(tmp_path, text)) == {3: 'a {b}', 1: 'c'}
-
-
-@pytest.mark.parametrize(
-  ('text', 'message'),
-  [
-    ('', 'no classes'),
-    ('item {\n  name: "a"\n}\n', 'block 1 needs a name'),
-    ('item {\n  name: "a"\n  id: 1\n}\nitem {\n  name: "b"\n  id: 1\n}\n', 'block 2 needs'),
-  ],
-)
-def test_broken_label_maps(tmp_path, text, message):
-  with pytest.raises(DataError, match=message):
-    ava_csv.read_label_map(write(tmp_path, text))
-
-
 def test_groups_of_ava():
   groups = ava_csv.read_class_groups(ava_csv.AVA_GROUPS)
   counts = [[entry.group for entry in groups.values()].count(g) for g in ava_csv.GROUPS]

@@ -136,6 +136,10 @@ def test_the_command_scores_the_files_to_the_same_number(scored, tmp_path):
 
 def test_the_command_names_mistakes():
   case = CASES / 'case1_basic'
+  files = [f'--{name}={case}/{name}.csv' for name in ('groundtruth', 'detections')]
+  done = command(*files, f'--labelmap={case}/labelmap.pbtxt', '--json=/nowhere/scores.json')
+  assert done.returncode == 1
+  assert done.stderr.startswith('/nowhere/scores.json.partial: cannot be written: No such file')
   done = command(
     f'--groundtruth={case}/groundtruth.csv',
     f'--detections={case}/labelmap.pbtxt',
