@@ -6,7 +6,7 @@
 `make demo-cofinetune` compares it with transfer learning, whose stages are
 
   python main.py --config=configs/cofinetune/demo.py:stage=pretrain --workdir=runs/pretrain
-  python main.py --config=configs/cofinetune/demo.py:stage=finetune --workdir=runs/finetune \\
+  python main.py --config=configs/cofinetune/demo.py:stage=finetune --workdir=runs/finetune \
       --config.init_from.path=runs/pretrain
 
 `:sampling=alternating` (or `uniform`) draws minibatches otherwise, see Table 4 of the paper.
@@ -92,7 +92,5 @@ def _datasets() -> dict[str, dict]:
 def _tasks() -> dict[str, ConfigDict]:
   actions = common.linear_task('actions', 'action')
   actions.head.pooling = 'mean'
-  actors = common.detection_task(
-    'actors', 'action', class_groups=f'{DATA}/actors/class_groups.csv'
-  )
+  actors = common.detection_task('actors', 'action', class_groups=f'{DATA}/actors/class_groups.csv')
   return {'actions': actions, 'actors': actors}

@@ -221,7 +221,7 @@ def test_datasets_of_other_sizes_need_a_grid_for_positions(two, build):
   for _ in range(4):
     batch = next(stream)
     shapes.add(batch['inputs'].shape)
-    state, metrics = program.train_step(state, batch)
+    state, _ = program.train_step(state, batch)
   stream.close()
   assert shapes == {(8, 4, 16, 16, 3), (8, 8, 16, 16, 3)}
 
