@@ -57,10 +57,9 @@ class DatasetConfig:
     for name in ('max_bad_records', 'batch_size'):
       _at_least(0, self, name)
     check_views(self.clip, self.temporal_views, self.spatial_views)
-    if self.boxes is not None and self.temporal_views * self.spatial_views > 1:
+    if self.boxes is not None and self.spatial_views > 1:
       raise ConfigError(
-        f'`temporal_views` {self.temporal_views} and `spatial_views` {self.spatial_views} of a '
-        'dataset with `boxes`: boxes belong to one view. Set both to 1.'
+        f'`spatial_views` is {self.spatial_views}, but boxes belong to one view: set it to 1.'
       )
 
 

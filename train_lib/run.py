@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from datasets import regions
 from datasets.dataset import VideoDataset
 from errors import CheckpointError, ConfigError, PreemptedError
 from train_lib import checkpoint, cost, data, evaluation, preprocessing, profiling, resume, tables
@@ -311,6 +312,10 @@ class Training:
       seen = self.program.examples_seen(lengths.total)
       parts = [f'{name} {seen[name]:,} ({seen[name] / n:.1f} epochs)' for name, n in sizes.items()]
       say(f'Mixture  {sampling}: {", ".join(parts)}')
+    for name, dataset in self.train_data.items():
+      boxes = self.program.experiment.datasets[name].boxes
+      if boxes is not None:
+        say(f'Boxes    {name}: {regions.count_training(dataset.box_table(), boxes)}')
 
   def _say_where(self, step: int) -> None:
     say(

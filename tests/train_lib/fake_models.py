@@ -1,6 +1,6 @@
 """Models whose outputs a test knows in advance."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -63,3 +63,20 @@ class CountingTrunk(nn.Module):
       count.value += video.shape[0]
     pooled = scale * video.mean((1, 2, 3, 4))[:, None]
     return Features(tokens=pooled[:, None], pooled=pooled, grid=(1, 1, 1))
+
+
+class FavouriteBoxHead(nn.Module):
+  """Logits of every box that are `favourite_logit` for class `favourite`, 0 for the others."""
+
+  takes_boxes: ClassVar[bool] = True
+
+  num_classes: int
+  favourite: int = 0
+  favourite_logit: float = 1.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features, *, boxes, train):
+    offset = self.param('offset', nn.initializers.zeros, ())
+    row = self.favourite_logit * jnp.eye(self.num_classes)[self.favourite] + offset
+    return jnp.broadcast_to(row, (*boxes.shape[:2], self.num_classes))
