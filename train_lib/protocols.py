@@ -58,6 +58,14 @@ class BoxProtocol(Protocol):
 
   METRICS: ClassVar[tuple[str, ...]]
 
+  def check(self, dataset: VideoDataset, task: str) -> None:
+    """Raises a TubeletError if `__call__` could not score this split; runs call it at their start.
+
+    Args:
+      dataset: the split that will be evaluated.
+      task: name of the task.
+    """
+
   def __call__(
     self, predictions: BoxPredictions, dataset: VideoDataset, task: str, folder: Path | None
   ) -> ProtocolResult:

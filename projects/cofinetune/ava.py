@@ -25,6 +25,15 @@ from projects.cofinetune.ava_csv import BoxTable, KeyframeName
 CAP = 50
 """Detections of a keyframe that count."""
 
+USED = 'used'
+OTHER_CLASSES = 'of classes outside the label map'
+REVERSED = 'with x1 >= x2 or y1 >= y2'
+OUT_OF_FRAME = 'reach out of the frame (not clipped)'
+REPEATED = 'repeat a box and class of their keyframe'
+NO_AREA = 'have no area and are never found'
+_ROUNDING = 1e-3
+"""AVA's coordinates have 3 decimals: what reaches out of the frame by less is rounding."""
+
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -49,7 +58,7 @@ class ClassScore:
   ap: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
   """The scores, and what became of every row.
 
@@ -58,11 +67,14 @@ class Evaluation:
     classes: One score per class of the label map, by id.
     annotation_rows: Fate -> rows of the ground truth; the first are used.
     detection_rows: Fate -> rows of the detections; the first are used.
+    annotation_flaws: What is wrong -> lines [N] int64 of the ground truth, ascending: those of the
+      fate `OTHER_CLASSES`, and of the used ones, which count all the same, those that `OUT_OF_FRAME`,
+      `REPEATED` or `NO_AREA` is true of.
+    detection_flaws: The same of the detections, with the fate `REVERSED`.
     keyframes: Evaluated keyframes.
     empty_keyframes: Those of them without an annotated box of these classes.
     excluded_keyframes: Excluded ones that the ground truth names.
-    known_classes: Classes of the label map and of the ground truth, together.
-    outside: Used detections that reach out of the frame; they are not clipped.
+    known_classes: Classes that are known or in the ground truth, evaluated or not.
     on_annotated: Used detections whose box is an annotated one of the keyframe, to 3 decimals.
   """
 
@@ -70,11 +82,12 @@ class Evaluation:
   classes: tuple[ClassScore, ...]
   annotation_rows: Mapping[str, int]
   detection_rows: Mapping[str, int]
+  annotation_flaws: Mapping[str, _Array]
+  detection_flaws: Mapping[str, _Array]
   keyframes: int
   empty_keyframes: int
   excluded_keyframes: int
   known_classes: int
-  outside: int
   on_annotated: int
 
   def mean_ap(self, names: Collection[str] | None = None) -> float | None:
@@ -97,6 +110,7 @@ def evaluate(
   names: Mapping[int, str],
   *,
   excluded: Collection[KeyframeName] = (),
+  known: Collection[int] = (),
   iou: float = 0.5,
 ) -> Evaluation:
   """Scores detections.
@@ -106,6 +120,7 @@ def evaluate(
     detections: Detected boxes, one row per class.
     names: Class id -> name of the classes that are evaluated.
     excluded: Keyframes to leave out of both.
+    known: Class ids that there are besides.
     iou: What a detection must overlap an annotated box by, inclusive.
 
   Raises:
@@ -115,12 +130,12 @@ def evaluate(
   class_ids = np.array(sorted(names), np.int64)
   places = {keyframe: i for i, keyframe in enumerate(groundtruth.keyframes)}
   left_out = np.array([k in excluded for k in groundtruth.keyframes], bool)
-  truth_fates, truth = _annotations(groundtruth, class_ids, left_out)
+  truth_fates, truth_flaws, truth = _annotations(groundtruth, class_ids, left_out)
   # The detections' keyframes, as places in the ground truth: -1 unknown, -2 excluded.
   keyframe = np.array(
     [-2 if k in excluded else places.get(k, -1) for k in detections.keyframes], np.int64
   )[detections.keyframe]
-  fates, used = _detections(detections, class_ids, keyframe)
+  fates, flaws, used = _detections(detections, class_ids, keyframe)
   classes = np.searchsorted(class_ids, detections.labels[used])
   truth_classes = np.searchsorted(class_ids, groundtruth.labels[truth])
   right = _matched(
@@ -128,7 +143,6 @@ def evaluate(
     (groundtruth.keyframe[truth] * len(class_ids) + truth_classes, groundtruth.boxes[truth]),
     iou,
   )
-  boxes = detections.boxes[used]
   return Evaluation(
     iou=iou,
     classes=_class_scores(
@@ -136,12 +150,13 @@ def evaluate(
     ),
     annotation_rows=truth_fates,
     detection_rows=fates,
+    annotation_flaws=truth_flaws,
+    detection_flaws=flaws,
     keyframes=int(np.sum(~left_out)),
     empty_keyframes=int(np.sum(~left_out)) - len(np.unique(groundtruth.keyframe[truth])),
     excluded_keyframes=int(np.sum(left_out)),
-    known_classes=len(np.union1d(class_ids, groundtruth.labels)),
-    outside=int(np.sum(((boxes < 0) | (boxes > 1)).any(axis=1))),
-    on_annotated=_on_annotated(groundtruth, keyframe[used], boxes),
+    known_classes=len({*known, *names, *groundtruth.labels.tolist()}),
+    on_annotated=_on_annotated(groundtruth, keyframe[used], detections.boxes[used]),
   )
 
 
@@ -159,37 +174,60 @@ def _check_annotated(table: BoxTable) -> None:
 
 def _annotations(
   table: BoxTable, class_ids: _Array, left_out: _Array
-) -> tuple[dict[str, int], _Array]:
-  """What becomes of the rows, and the rows [N] that count."""
+) -> tuple[dict[str, int], dict[str, _Array], _Array]:
+  """What becomes of the rows, lines with a flaw, and the rows [N] that count."""
   excluded = left_out[table.keyframe]
-  outside = ~excluded & ~np.isin(table.labels, class_ids)
-  used = np.flatnonzero(~excluded & ~outside)
-  return {
-    'used': len(used),
-    'of classes outside the label map': int(np.sum(outside)),
+  others = ~excluded & ~np.isin(table.labels, class_ids)
+  used = np.flatnonzero(~excluded & ~others)
+  fates = {
+    USED: len(used),
+    OTHER_CLASSES: int(np.sum(others)),
     'in excluded keyframes': int(np.sum(excluded)),
     'naming a keyframe without a box': table.rows_without_box,
-  }, used
+  }
+  return fates, {OTHER_CLASSES: table.lines[others], **_used_flaws(table, used)}, used
 
 
 def _detections(
   table: BoxTable, class_ids: _Array, keyframe: _Array
-) -> tuple[dict[str, int], _Array]:
-  """What becomes of the rows, and those [N] that count, by keyframe and descending score."""
+) -> tuple[dict[str, int], dict[str, _Array], _Array]:
+  """As `_annotations`; the rows that count are by keyframe and descending score."""
   excluded, unknown = keyframe == -2, keyframe == -1
-  outside = (keyframe >= 0) & ~np.isin(table.labels, class_ids)
-  candidates = np.flatnonzero((keyframe >= 0) & ~outside)
+  others = (keyframe >= 0) & ~np.isin(table.labels, class_ids)
+  candidates = np.flatnonzero((keyframe >= 0) & ~others)
   ranked = _ranked(table, candidates)
   good = (table.boxes[ranked, :2] < table.boxes[ranked, 2:]).all(axis=1)
-  return {
-    'used': int(np.sum(good)),
+  fates = {
+    USED: int(np.sum(good)),
     f'beyond the {CAP} of a keyframe': len(candidates) - len(ranked),
-    'of classes outside the label map': int(np.sum(outside)),
-    'with x1 >= x2 or y1 >= y2': int(np.sum(~good)),
+    OTHER_CLASSES: int(np.sum(others)),
+    REVERSED: int(np.sum(~good)),
     'in keyframes the ground truth does not name': int(np.sum(unknown)),
     'in excluded keyframes': int(np.sum(excluded)),
     'naming a keyframe without a box': table.rows_without_box,
-  }, ranked[good]
+  }
+  flaws = {
+    OTHER_CLASSES: table.lines[others],
+    REVERSED: np.sort(table.lines[ranked[~good]]),
+    **_used_flaws(table, ranked[good]),
+  }
+  return fates, flaws, ranked[good]
+
+
+def _used_flaws(table: BoxTable, rows: _Array) -> dict[str, _Array]:
+  """Lines, ascending, of rows [N] that count although something is odd about them."""
+  rows = np.sort(rows)
+  lines, boxes = table.lines[rows], table.boxes[rows]
+  columns = (*boxes.T, table.labels[rows], table.keyframe[rows])
+  order = np.lexsort(columns)  # Stable: the first of equal rows stays the first.
+  repeated = np.ones(max(len(rows) - 1, 0), bool)
+  for column in columns:
+    repeated &= np.diff(column[order]) == 0
+  return {
+    OUT_OF_FRAME: lines[((boxes < -_ROUNDING) | (boxes > 1 + _ROUNDING)).any(axis=1)],
+    REPEATED: np.sort(lines[order[1:][repeated]]),
+    NO_AREA: lines[(boxes[:, :2] == boxes[:, 2:]).any(axis=1)],
+  }
 
 
 def _ranked(table: BoxTable, rows: _Array) -> _Array:

@@ -21,6 +21,8 @@ from errors import DataError
 GROUPS = ('head', 'mid', 'tail')
 AVA_GROUPS = Path(__file__).with_name('ava_v2.2_class_groups.csv')
 """Head, mid and tail classes of AVA v2.2, Table 9 of Beyond Transfer Learning."""
+AVA_EVALUATED = Path(__file__).with_name('ava_v2.2_evaluated.pbtxt')
+"""The 60 of AVA v2.2's 80 classes that are evaluated; their names are those of `AVA_GROUPS`."""
 
 BOX_DECIMALS, SCORE_DECIMALS = 6, 9
 _ROWS_AT_ONCE = 100_000

@@ -1,8 +1,12 @@
 """What an evaluation by AVA's rules says to people, and as JSON: the protocol before the numbers."""
 
+import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from projects.cofinetune.ava import CAP, ClassScore, Evaluation
 from projects.cofinetune.ava_csv import GROUPS, BoxTable, ClassGroup
@@ -12,6 +16,7 @@ ANNOTATED = 'ANNOTATED BOXES (ground truth): not comparable with results on dete
 
 _EXAMPLES = 3
 _LABEL = 14  # Width of what a line of the header begins with.
+_Lines = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 
 
 def boxes_found(evaluation: Evaluation) -> str:
@@ -58,10 +63,10 @@ def header(evaluation: Evaluation, boxes: str) -> str:
       f'classes; {e.excluded_keyframes:,} excluded',
     ),
     _line('annotations', _fates(e.annotation_rows)),
+    *_oddities(e.annotation_rows, e.annotation_flaws),
     _line('detections', _fates(e.detection_rows)),
+    *_oddities(e.detection_rows, e.detection_flaws),
   ]
-  if e.outside:
-    lines.append(_line('', f'{e.outside:,} of those used reach out of the frame (not clipped)'))
   return '\n'.join(lines)
 
 
@@ -83,6 +88,38 @@ def _fates(rows: Mapping[str, int]) -> str:
   """`12 rows: 9 used, 3 in excluded keyframes`: the parts sum to the whole."""
   parts = [f'{count:,} {fate}' for fate, count in rows.items() if count or fate == 'used']
   return f'{sum(rows.values()):,} rows: {", ".join(parts)}'
+
+
+def _oddities(rows: Mapping[str, int], flaws: _Lines) -> list[str]:
+  """A line for each flaw of used rows; the others are fates."""
+  return [
+    _line('', f'{len(lines):,} of those used {flaw}')
+    for flaw, lines in flaws.items()
+    if len(lines) and flaw not in rows
+  ]
+
+
+def flawed(evaluation: Evaluation, groundtruth: BoxTable, detections: BoxTable) -> str:
+  """The first lines of each file with each flaw; '' if there are none."""
+  files = (groundtruth, evaluation.annotation_flaws), (detections, evaluation.detection_flaws)
+  return '\n'.join(
+    f'{table.source}: {len(lines):,} {flaw}: line{"s" * (len(lines) > 1)} {_examples(lines.tolist())}'
+    for table, flaws in files
+    for flaw, lines in flaws.items()
+    if len(lines)
+  )
+
+
+def flawed_csv(evaluation: Evaluation, groundtruth: BoxTable, detections: BoxTable) -> str:
+  """All flawed lines of both files as the text of a csv file `file,line,reason`."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator='\n')
+  writer.writerow(('file', 'line', 'reason'))
+  files = (groundtruth, evaluation.annotation_flaws), (detections, evaluation.detection_flaws)
+  for table, flaws in files:
+    for flaw, lines in flaws.items():
+      writer.writerows((table.source, line, flaw) for line in lines.tolist())
+  return text.getvalue()
 
 
 def summary(evaluation: Evaluation, groups: Mapping[str, ClassGroup]) -> str:
@@ -134,7 +171,8 @@ def as_json(evaluation: Evaluation, groups: Mapping[str, ClassGroup], boxes: str
     },
     'annotation_rows': dict(evaluation.annotation_rows),
     'detection_rows': dict(evaluation.detection_rows),
-    'detections_out_of_frame': evaluation.outside,
+    'annotation_flaws': _first_lines(evaluation.annotation_flaws),
+    'detection_flaws': _first_lines(evaluation.detection_flaws),
     'detections_on_annotated_boxes': evaluation.on_annotated,
     **mean_aps(evaluation, groups),
     'classes': [
@@ -153,15 +191,25 @@ def as_json(evaluation: Evaluation, groups: Mapping[str, ClassGroup], boxes: str
   }
 
 
+def _first_lines(flaws: _Lines) -> dict[str, Any]:
+  return {
+    flaw: {'rows': len(lines), 'first_lines': lines[:_EXAMPLES].tolist()}
+    for flaw, lines in flaws.items()
+  }
+
+
 def nothing_found(evaluation: Evaluation) -> bool:
   """Whether no detection is right: then `comparison` says why."""
   return not any(score.found for score in evaluation.classes)
 
 
-def comparison(groundtruth: BoxTable, detections: BoxTable, names: Mapping[int, str]) -> str:
-  """What was compared with what, for an mAP of 0: ids, times and classes on each side and in both.
+def comparison(
+  evaluation: Evaluation, groundtruth: BoxTable, detections: BoxTable, names: Mapping[int, str]
+) -> str:
+  """What was compared with what if nothing is right: ids, times and classes on each side and in both.
 
   Args:
+    evaluation: What came of it.
     groundtruth: Annotated boxes.
     detections: Detected boxes.
     names: The label map.
@@ -176,8 +224,11 @@ def comparison(groundtruth: BoxTable, detections: BoxTable, names: Mapping[int, 
   }
   annotated = set(groundtruth.labels.tolist()) & set(names)
   rows['classes'] = annotated, set(detections.labels.tolist())
+  result = 'mAP is 0: no detection is right'
+  if evaluation.mean_ap() is None:
+    result = 'There is no mAP: no annotated box of an evaluated class counts'
   lines = [
-    'mAP is 0: no detection is right. What was compared with what:',
+    f'{result}. What was compared with what:',
     f'  {"":<12}{"ground truth":>14}{"detections":>14}{"in common":>14}',
   ]
   for title, (left, right) in rows.items():
@@ -202,7 +253,7 @@ def _short(seconds: str) -> str:
   return seconds.rstrip('0').rstrip('.')
 
 
-def _examples(values: set[Any]) -> str:
+def _examples(values: Collection[Any]) -> str:
   shown = sorted(values)[:_EXAMPLES]
   more = len(values) - len(shown)
   return ', '.join(map(str, shown)) + (f' and {more:,} more' if more else '')

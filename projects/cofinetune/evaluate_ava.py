@@ -1,23 +1,25 @@
 """Scores a detections csv against a ground-truth csv by AVA's official rules.
 
   python -m projects.cofinetune.evaluate_ava --groundtruth=ava_val_v2.2.csv --detections=mine.csv \\
-      --labelmap=ava_action_list_v2.2_for_activitynet_2019.pbtxt \\
-      --exclusions=ava_val_excluded_timestamps_v2.2.csv --json=scores.json --out=scores
+      --labelmap=projects/cofinetune/ava_v2.2_evaluated.pbtxt \\
+      --exclusions=ava_val_excluded_timestamps_v2.2.csv [--json] [--out=scores]
 
 Rows are video,seconds,x1,y1,x2,y2,class[,score], coordinates fractions of the frame. Prints the
-protocol, then mAP overall and for head, mid and tail classes, and a line per class. An mAP of 0
-comes with what was compared with what.
+protocol, then mAP overall and for head, mid and tail classes, and a line per class; with --json one
+JSON object instead. An mAP of 0 comes with what was compared with what. --out=DIR writes ava.json,
+ap.png (AP of each class) and rejected.csv (every row with a flaw, whether it counts or not).
 """
 
 import json
-import os
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from absl import app, flags
 
 from datasets import label_map
-from errors import TubeletError
+from errors import ConfigError, TubeletError
 from projects.cofinetune import ava, ava_chart, ava_csv, ava_report
 from train_lib.files import write_atomically
 
@@ -34,8 +36,10 @@ _CLASS_GROUPS = flags.DEFINE_string(
   '',
   "Head, mid and tail classes: csv label,group,train_labels. Default: AVA v2.2's for its classes.",
 )
-_JSON = flags.DEFINE_string('json', None, 'File to write everything to.')
-_OUT = flags.DEFINE_string('out', None, 'Folder to draw ap.png in: AP of each class.')
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print one JSON object instead of a report.', allow_override=True
+)
+_OUT = flags.DEFINE_string('out', None, 'Folder for ava.json, ap.png and rejected.csv.')
 
 
 def main() -> None:
@@ -47,33 +51,45 @@ def main() -> None:
   detections = ava_csv.read_boxes(_DETECTIONS.value)
   result = ava.evaluate(groundtruth, detections, names, excluded=excluded)
   boxes = ava_report.boxes_found(result)
-  report = ava_report.full(result, groups, boxes)
+  content = json.dumps(ava_report.as_json(result, groups, boxes), indent=2, ensure_ascii=False)
+  parts = [ava_report.full(result, groups, boxes)]
   if ava_report.nothing_found(result):
-    report += '\n\n' + ava_report.comparison(groundtruth, detections, names)
-  if _JSON.value:
-    content = ava_report.as_json(result, groups, boxes)
-    write_atomically(Path(_JSON.value), json.dumps(content, indent=1, ensure_ascii=False) + '\n')
+    parts.append(ava_report.comparison(result, groundtruth, detections, names))
   if _OUT.value:
-    picture = Path(_OUT.value) / 'ap.png'
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    ava_chart.class_chart_png(picture, result, groups, Path(_DETECTIONS.value).name)
-    report += f'\n\nPicture: {picture}'
-  print(report, flush=True)
+    rejected = ava_report.flawed_csv(result, groundtruth, detections)
+    texts = {'ava.json': content + '\n', 'rejected.csv': rejected}
+    parts.append('\n'.join(_write(Path(_OUT.value), texts, result, groups)))
+  elif flawed := ava_report.flawed(result, groundtruth, detections):
+    parts.append(f'Rows to look at; all of them with --out=DIR:\n{flawed}')
+  print(content if _JSON.value else '\n\n'.join(parts))
+
+
+def _write(
+  folder: Path,
+  texts: dict[str, str],
+  result: ava.Evaluation,
+  groups: Mapping[str, ava_csv.ClassGroup],
+) -> list[str]:
+  """Writes the files and says which."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+      write_atomically(folder / name, text)
+    ava_chart.class_chart_png(folder / 'ap.png', result, groups, Path(_DETECTIONS.value).name)
+  except OSError as error:
+    raise ConfigError(f'--out={folder}: cannot be written: {error.strerror}.') from error
+  return [f'Written: {folder / name}' for name in (*texts, 'ap.png')]
 
 
 def _run(argv: list[str]) -> None:
   if len(argv) > 1:
     sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
   try:
     main()
   except TubeletError as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(error.exit_code)
-  except BrokenPipeError:  # As after `| head`; what the buffer holds would fail again at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
-  except OSError as error:
-    sys.exit(f'{error.filename}: cannot be written: {error.strerror}. See --json and --out.')
 
 
 if __name__ == '__main__':

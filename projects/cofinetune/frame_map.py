@@ -31,7 +31,8 @@ class FrameMAP:
     iou: What a detection must overlap an annotated box by, in (0, 1].
     class_groups: Head, mid and tail classes: a csv file `label,group,train_labels`, `'ava'` for AVA
       v2.2's; '': AVA's if it has all the evaluated classes, else no groups.
-    evaluated_classes: A label map (pbtxt) with the classes that count; '': all of the dataset.
+    evaluated_classes: The classes that count, by id: a label map (pbtxt), `'ava'` for the 60 of AVA
+      v2.2's 80 that its evaluation counts; '': all of the dataset.
   """
 
   METRICS: ClassVar[tuple[str, ...]] = (
@@ -63,20 +64,17 @@ class FrameMAP:
       want of annotated boxes, is left out.
 
     Raises:
-      DataError: A key is no `video,seconds`; a file of classes cannot be used.
-      ConfigError: `evaluated_classes` names an id that the dataset lacks.
+      DataError, ConfigError: As `check`.
     """
-    keys = _keys(dataset)
-    ids = dict(zip(dataset.class_ids(task), dataset.class_names(task), strict=True))
-    names = self._evaluated(ids, dataset.where)
-    groups = ava_csv.class_groups(self.class_groups, names.values())
+    keys, ids = _keys(dataset), dataset.class_ids(task)
+    names, groups = self._classes(dataset, task)
     truth = _ground_truth(dataset, task, tuple(keys))
     tables = {
-      annotated: _detections(predictions, annotated, truth.keyframes, tuple(ids), names)
+      annotated: _detections(predictions, annotated, truth.keyframes, ids, names)
       for annotated in (False, True)
     }
     results = {
-      annotated: ava.evaluate(truth, table, names, iou=self.iou)
+      annotated: ava.evaluate(truth, table, names, known=ids, iou=self.iou)
       for annotated, table in tables.items()
     }
     metrics = ava_report.mean_aps(results[False], groups)
@@ -91,16 +89,39 @@ class FrameMAP:
       _report(results, groups, truth, tables[False], names),
     )
 
-  def _evaluated(self, ids: Mapping[int, str], where: str) -> dict[int, str]:
-    """Id -> name of the classes that count."""
-    if not self.evaluated_classes:
-      return dict(ids)
-    wanted = label_map.read(self.evaluated_classes)
-    unknown = sorted(set(wanted) - set(ids))
-    if unknown:
+  def check(self, dataset: VideoDataset, task: str) -> None:
+    """Finds before any training what `__call__` could not score.
+
+    Raises:
+      DataError: A key is no `video,seconds`; a file of classes cannot be used, or the table of
+        groups lacks an evaluated class.
+      ConfigError: The dataset lacks an id of `evaluated_classes`, or has another class there.
+    """
+    _keys(dataset)
+    self._classes(dataset, task)
+
+  def _classes(
+    self, dataset: VideoDataset, task: str
+  ) -> tuple[dict[int, str], Mapping[str, ClassGroup]]:
+    """Id -> name of the classes that count, and their groups."""
+    names = dict(zip(dataset.class_ids(task), dataset.class_names(task), strict=True))
+    if self.evaluated_classes:
+      names = self._evaluated(names, dataset.where)
+    return names, ava_csv.class_groups(self.class_groups, names.values())
+
+  def _evaluated(self, there: Mapping[int, str], where: str) -> dict[int, str]:
+    """The classes of `evaluated_classes`, which must be among those `there`."""
+    own = self.evaluated_classes != 'ava'
+    path = self.evaluated_classes if own else ava_csv.AVA_EVALUATED
+    wanted = label_map.read(path)
+    wrong = [number for number, name in wanted.items() if there.get(number) != name]
+    if wrong:
+      first = wrong[0]
       raise ConfigError(
-        f'protocol.evaluated_classes: {self.evaluated_classes} has the class ids {unknown[:5]}, '
-        f'which {where} does not have: its ids are {min(ids)} to {max(ids)}.'
+        f'protocol.evaluated_classes: {len(wrong)} of the {len(wanted)} classes of {path} are not '
+        f'in {where}, whose {len(there)} ids are {min(there)} to {max(there)}: the first, {first}, is '
+        f'{wanted[first]!r}, there {there.get(first)!r}. Build the dataset with the label map of '
+        "these ids, or name one of its own classes ('': all count)."
       )
     return wanted
 
@@ -219,7 +240,7 @@ def _report(
 ) -> str:
   parts = [ava_report.full(results[False], groups, ava_report.DETECTED)]
   if ava_report.nothing_found(results[False]):
-    parts.append(ava_report.comparison(truth, detections, names))
+    parts.append(ava_report.comparison(results[False], truth, detections, names))
   parts.append(ava_report.header(results[True], ava_report.ANNOTATED))
   parts.append(ava_report.summary(results[True], groups))
   return '\n\n'.join(parts)
