@@ -84,9 +84,9 @@ def train(strategy: str, seed: int, epochs: int, data: Path, out: Path) -> dict[
   metrics: dict[str, float] = {}
   start: Path | None = None
   for stage, argument in stages(strategy, epochs).items():
-    workdir = out / f'seed{seed}' / stage
+    workdir = out / f'seed{seed}-{epochs}-epochs' / stage
     config = config_of(argument, seed, data, start)
-    with _watched(f'seed {seed}, {stage}', out / f'seed{seed}-{stage}.log'):
+    with _watched(f'seed {seed}, {stage}', workdir.with_suffix('.log')):
       run.run('train', copy.deepcopy(config), str(workdir))
     metrics.update(_final_metrics(workdir, config))
     start = workdir

@@ -249,7 +249,7 @@ def machinery(loader_threads: int) -> ConfigDict:
   """How a run is laid out, fed and watched, whatever it trains: the whole set, to be overridden."""
   return ConfigDict(
     {
-      'mixture': {'sampling': 'weighted', 'weights': {}},
+      'mixture': {'sampling': 'weighted'},
       'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},
       'grad_accumulation': 1,
       'ema_decay': 0.0,

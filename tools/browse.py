@@ -214,8 +214,9 @@ def _with_config() -> tuple[VideoDataset, Shown]:
   if dataset.split == own.train_split:
     facts = data.facts_of(experiment, {name: dataset})
     drawn = training_samples.training_samples(experiment, facts, name, dataset, _CLIPS.value)
+    alone = f', with {name} alone' if len(experiment.datasets) > 1 else ''
     return dataset, Shown(
-      f'as {experiment.name} trains on them first, seed {experiment.seed}', drawn
+      f'as {experiment.name} trains on them first{alone}, seed {experiment.seed}', drawn
     )
   drawn = samples.evaluation_samples(
     dataset,

@@ -85,13 +85,18 @@ def _check_box_augment(path: str, augment: 'AugmentConfig') -> None:
 
 
 def _check_mixture(experiment: 'Experiment') -> None:
-  weights = experiment.mixture.weights
+  sampling, weights = experiment.mixture.sampling, experiment.weights
   if weights and set(weights) != set(experiment.datasets):
     raise ConfigError(
-      f'`mixture.weights` names {sorted(weights)}, `datasets` has {sorted(experiment.datasets)}: '
-      'give each dataset a weight.'
+      f'`weight` is set for {sorted(weights)} of the datasets {sorted(experiment.datasets)}: give '
+      'each one a weight, or none.'
     )
-  if experiment.mixture.sampling != 'mixed':
+  if weights and sampling not in ('weighted', 'mixed'):
+    raise ConfigError(
+      f'The datasets have weights, {weights}, but `mixture.sampling` {sampling!r} has no use for '
+      "them: leave them out, or set 'weighted' or 'mixed'."
+    )
+  if sampling != 'mixed':
     return
   first, *others = experiment.datasets
   for name in others:

@@ -18,8 +18,9 @@ from datasets.sources import open_dataset
 from errors import ConfigError, DataError
 from train_lib import preprocessing
 from train_lib.experiment import DataFacts, Experiment
+from train_lib.labels import Batch
 from train_lib.mesh import host_places
-from train_lib.program import Batch, Program
+from train_lib.program import Program
 
 # Batches placed on the device ahead of the step that uses them.
 PREFETCH = 2
@@ -151,7 +152,7 @@ def position(program: Program, datasets: Mapping[str, VideoDataset], step: int) 
     'examples': {name: len(dataset) for name, dataset in datasets.items()},
     'data': {name: dataset.fingerprint for name, dataset in datasets.items()},
     # The shares follow from these and the sizes.
-    'mixture': [experiment.mixture.sampling, dict(experiment.mixture.weights)],
+    'mixture': [experiment.mixture.sampling, experiment.weights],
   }
 
 

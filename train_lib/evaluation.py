@@ -97,7 +97,7 @@ def evaluate(
     if stop():
       stream.close()
       raise PreemptedError('Asked to stop while evaluating.')
-    result = {**program.eval_step(variables, batch), **_known_rows(host_batch, batch)}
+    result = {**program.eval_step(variables, batch), **_known(program, host_batch, batch)}
     if in_flight is not None:  # Fetched while the device works on the next batch.
       outputs.append(jax.device_get(in_flight))
     in_flight = result
@@ -146,16 +146,19 @@ def _box_predictions(
   )
 
 
-def _known_rows(host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
-  """Rows, labels and boxes' places of the whole global batch, which one host alone does not hold."""
-  known = {key: host_batch[key] for key in ('row', 'label', 'box_index') if key in host_batch}
+def _known(program: Program, host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
+  """Rows, clips' labels and boxes' places of the global batch, which one host alone does not hold."""
+  of_clips = [k for k in host_batch['label'] if not program.experiment.tasks[k].on_boxes]
+
+  def known(source: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: source[key] for key in ('row', 'box_index') if key in source}
+    return {**kept, 'label': {task: source['label'][task] for task in of_clips}}
+
   if jax.process_count() == 1:
-    return known
+    return known(host_batch)
   from jax.experimental import multihost_utils
 
-  gathered: dict[str, Any] = multihost_utils.process_allgather(
-    {key: batch[key] for key in known}, tiled=True
-  )
+  gathered: dict[str, Any] = multihost_utils.process_allgather(known(batch), tiled=True)
   return gathered
 
 

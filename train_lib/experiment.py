@@ -31,6 +31,7 @@ class DatasetConfig:
     boxes: Which boxes heads are shown, of a dataset with labels of boxes; None: no boxes.
     augment: Augmentation in place of the experiment's; None: that.
     batch_size: Clips a step in place of the experiment's; 0: that.
+    weight: Relative frequency in the mixture; 0: its size decides. Of all datasets or of none.
     benchmark: Name in `datasets.catalogue`, whose nominal class counts `tools.summary` and
       `--mode=init` use while no data is there. Empty: none.
     train_split: Split to train on.
@@ -46,6 +47,7 @@ class DatasetConfig:
   boxes: BoxConfig | None = None
   augment: 'AugmentConfig | None' = None
   batch_size: int = 0
+  weight: float = 0.0
   benchmark: str = ''
   train_split: str = 'train'
   eval_split: str = 'test'
@@ -54,7 +56,7 @@ class DatasetConfig:
   max_bad_records: int = 10
 
   def __post_init__(self) -> None:
-    for name in ('max_bad_records', 'batch_size'):
+    for name in ('max_bad_records', 'batch_size', 'weight'):
       _at_least(0, self, name)
     check_views(self.clip, self.temporal_views, self.spatial_views)
     if self.boxes is not None and self.spatial_views > 1:
@@ -143,7 +145,8 @@ class OptimizerConfig:
       over the global batch.
     inactive_heads: What a step does to heads whose task its batch does not carry. `'freeze'`:
       nothing. `'decay'`: the update of a gradient of zero, by which momentum and weight decay still
-      move them, and moments fade.
+      move them, and moments fade. DEVIATION: what an optimiser counts, such as Adam's steps for its
+      bias correction, it counts for all parameters together.
     weight_decay: Decoupled decay, added to the direction before the learning rate.
     no_decay: Regular expressions; parameters whose path one of them matches do not decay.
   """
@@ -311,6 +314,11 @@ class Experiment:
     return self.datasets[own.pop()].augment or self.augment
 
   @property
+  def weights(self) -> dict[str, float]:
+    """Dataset -> relative frequency in the mixture; empty where their sizes decide."""
+    return {name: config.weight for name, config in self.datasets.items() if config.weight}
+
+  @property
   def batch_sizes(self) -> dict[str, int]:
     """Dataset -> examples in a draw of the mixture."""
     if self.mixture.sampling == 'mixed':
@@ -378,7 +386,7 @@ def lengths(experiment: Experiment, train_examples: Mapping[str, int]) -> Length
     ConfigError: A duration cannot be read, or the warm-up is longer than the training.
   """
   sizes = experiment.batch_sizes
-  drawn = shares(experiment.mixture, train_examples, sizes)
+  drawn = shares(experiment.mixture, train_examples, sizes, experiment.weights)
   mixed = experiment.mixture.sampling == 'mixed'
   mean = experiment.batch_size if mixed else sum(drawn[name] * sizes[name] for name in drawn)
   clock = Clock(sum(train_examples.values()), mean)

@@ -9,9 +9,10 @@ from errors import PreemptedError
 from train_lib.durations import due
 from train_lib.example_log import ExampleLog
 from train_lib.goodput import Goodput
+from train_lib.labels import Batch
 from train_lib.metric_log import MetricLog
 from train_lib.metric_writers import Writer
-from train_lib.program import Batch, Program
+from train_lib.program import Program
 from train_lib.state import TrainState
 
 

@@ -59,7 +59,7 @@ def changes(meta: Mapping[str, Any], experiment: Experiment, where: Path) -> lis
 
   Args:
     meta: The checkpoint's `meta`.
-    experiment: What it is to be used with.
+    experiment: What it is to be used with; it may have other datasets.
     where: The checkpoint, for messages.
 
   Returns:
@@ -69,17 +69,19 @@ def changes(meta: Mapping[str, Any], experiment: Experiment, where: Path) -> lis
     CheckpointMismatchError: The normalisation differs: the weights would see other numbers.
   """
   stored = from_json(meta['preprocessing'])
+  now_pixels = experiment.pixels
+  for then_pixels in (then.pixels for then in stored.values()):
+    if then_pixels != now_pixels:
+      raise CheckpointMismatchError(
+        f'{where} was trained on pixels normalised with mean {then_pixels.mean} and std '
+        f'{then_pixels.std}, but `pixels` says {now_pixels.mean} and {now_pixels.std}. Use those '
+        'of the checkpoint.'
+      )
   found = []
   for name, now in of(experiment).items():
     if name not in stored:
       continue
     then = stored[name]
-    if then.pixels != now.pixels:
-      raise CheckpointMismatchError(
-        f'{where} was trained on pixels normalised with mean {then.pixels.mean} and std '
-        f'{then.pixels.std}, but `pixels` says {now.pixels.mean} and {now.pixels.std}. Use those '
-        'of the checkpoint.'
-      )
     found += [
       f'{name}.clip.{field.name}: {getattr(then.clip, field.name)!r} -> '
       f'{getattr(now.clip, field.name)!r}'

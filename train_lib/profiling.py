@@ -7,15 +7,18 @@ import jax
 
 from train_lib.console import say
 from train_lib.goodput import Goodput
-from train_lib.program import Batch, Program
+from train_lib.labels import Batch
+from train_lib.program import Program
 from train_lib.state import TrainState
 
-# Steps before the trace begins, and steps in it.
-WARM_UP, TRACED = 3, 5
+# Steps before the trace begins, at least and at most, and steps in it.
+WARM_UP, LONGEST_WARM_UP, TRACED = 3, 50, 5
 
 
 def profile(program: Program, state: TrainState, stream: Iterator[Batch], folder: Path) -> Path:
-  """Runs `WARM_UP` steps, then traces `TRACED` more.
+  """Runs some steps, until batches of every dataset are compiled for, then traces `TRACED` more.
+
+  Of a dataset that is not drawn in `LONGEST_WARM_UP` steps no batch is traced.
 
   Args:
     program: The experiment's program.
@@ -26,17 +29,24 @@ def profile(program: Program, state: TrainState, stream: Iterator[Batch], folder
   Returns:
     The folder of the trace.
   """
+  compiled: set[str] = set()
+  step = 0
   with Goodput() as goodput:
-    for _ in range(WARM_UP):
+    while step < WARM_UP or (len(compiled) < program.num_structures and step < LONGEST_WARM_UP):
       batch = goodput.wait_for_data(stream, lambda: True)
+      compiled.add(program.structure_at(step))
+      step += 1
       with goodput.spend('steps'):
         state, metrics = program.train_step(state, batch)
         jax.block_until_ready(metrics)
     say(f'Compiled in {goodput.seconds["compiling"]:.1f} s. Tracing {TRACED} steps ...')
+  batches = (
+    batch for number, batch in enumerate(stream, step) if program.structure_at(number) in compiled
+  )
   with Goodput() as goodput, jax.profiler.trace(str(folder)):
-    for step in range(WARM_UP, WARM_UP + TRACED):
-      batch = goodput.wait_for_data(stream, lambda: True)
-      with goodput.spend('steps'), jax.profiler.StepTraceAnnotation('train', step_num=step):
+    for traced in range(step, step + TRACED):
+      batch = goodput.wait_for_data(batches, lambda: True)
+      with goodput.spend('steps'), jax.profiler.StepTraceAnnotation('train', step_num=traced):
         state, metrics = program.train_step(state, batch)
         jax.block_until_ready(metrics)
   seconds = goodput.seconds

@@ -5,7 +5,7 @@ pytree structure: a batch that labels other tasks traces another step, with no c
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -24,15 +24,14 @@ from train_lib import losses
 from train_lib import mesh as mesh_lib
 from train_lib.augment import augment, example_keys, normalize
 from train_lib.erasing import erase
+from train_lib.eval_step import make_eval_step
 from train_lib.experiment import DataFacts, Experiment, Lengths, lengths
+from train_lib.labels import Batch, Metrics, best_is_right, masks_of, targets_of
 from train_lib.mixing import mix
 from train_lib.mixture import make_mixture
-from train_lib.objective import ModelOutputs, per_example_loss
+from train_lib.objective import ModelOutputs
 from train_lib.optimizer import learning_rate_schedule, make_optimizer
 from train_lib.state import PyTree, TrainState, random_key
-
-Batch = Mapping[str, Any]
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
 # Arrays of a batch that the device needs.
 DEVICE_KEYS = (
@@ -78,12 +77,26 @@ class Program:
     own: tuple[int, int, int] | None = trunk.arguments.get('position_grid')
     return own or self.model.trunk.grid(input_shape(self.experiment, first, 1))
 
+  @property
+  def num_structures(self) -> int:
+    """Kinds of training batches, each compiled once."""
+    return 1 if self.mixed else len(self.experiment.datasets)
+
+  @property
+  def mixed(self) -> bool:
+    """Whether a batch has examples of all datasets."""
+    return self.experiment.mixture.sampling == 'mixed'
+
+  def structure_at(self, step: int) -> str:
+    """Which kind a step's batch is: the name of its dataset, or `'mixed'`."""
+    return 'mixed' if self.mixed else list(self.experiment.datasets)[self.mixture.draw(step)[0]]
+
   def examples_seen(self, step: int) -> dict[str, int]:
     """Dataset -> clips of it that the first `step` steps train on."""
     experiment = self.experiment
     sizes = [experiment.batch_size_of(name) for name in experiment.datasets]
     draws = step
-    if experiment.mixture.sampling == 'mixed':  # A draw is a group of repeats of one video.
+    if self.mixed:  # A draw is a group of repeats of one video.
       repeats = next(iter(experiment.datasets.values())).clip.repeats
       draws, sizes = step * experiment.batch_size // repeats, [repeats] * len(sizes)
     counts = self.mixture.counts(draws)
@@ -110,8 +123,7 @@ class Program:
     """A training batch of a dataset as `to_device` places it, without its numbers."""
     experiment, sharding = self.experiment, mesh_lib.batch_sharding(self.mesh)
     config, size = experiment.datasets[dataset], experiment.batch_size_of(dataset)
-    mixed = experiment.mixture.sampling == 'mixed'
-    tasks = experiment.tasks if mixed else experiment.tasks_of(dataset)
+    tasks = experiment.tasks if self.mixed else experiment.tasks_of(dataset)
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
       return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
@@ -129,7 +141,7 @@ class Program:
       'batch_mask': array(jnp.float32),
       'row': array(jnp.int32),
     }
-    if mixed:
+    if self.mixed:
       batch['label_mask'] = {name: array(jnp.float32) for name in tasks}
     if config.boxes:
       batch['boxes'] = array(jnp.float32, config.boxes.max_boxes, 4)
@@ -187,7 +199,7 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   boxed = jax.eval_shape(init)
   shardings = mesh_lib.state_shardings(boxed, mesh)
   step = mesh_lib.on_mesh(mesh, _make_train_step(experiment, facts, plan, model, optimizer))
-  eval_step = mesh_lib.on_mesh(mesh, _make_eval_step(experiment, facts, model))
+  eval_step = mesh_lib.on_mesh(mesh, make_eval_step(experiment, facts, model))
   whole: NamedSharding = mesh_lib.replicated(mesh)
   return Program(
     experiment=experiment,
@@ -204,7 +216,11 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
       shardings,
     ),
     mixture=make_mixture(
-      experiment.mixture, experiment.seed, facts.train_examples, experiment.batch_sizes
+      experiment.mixture,
+      experiment.seed,
+      facts.train_examples,
+      experiment.batch_sizes,
+      experiment.weights,
     ),
   )
 
@@ -247,10 +263,9 @@ def _make_train_step(
     grads, model_state, metrics = gradients(state, batch)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    inactive = {f'heads_{task}' for task in frozen if task not in batch['label']}
-    if inactive:
-      params = _keep(inactive, params, state.params)
-      opt_state = _keep(inactive, opt_state, state.opt_state)
+    active = {f'heads_{task}': _carried(experiment, batch, task) for task in frozen}
+    params = _update_where(active, params, state.params)
+    opt_state = _update_where(active, opt_state, state.opt_state)
     ema = state.ema_params
     if ema is not None:
       ema = optax.incremental_update(params, ema, 1 - experiment.ema_decay)
@@ -266,11 +281,19 @@ def _make_train_step(
   return train_step
 
 
-def _keep(subtrees: Set[str], new: PyTree, old: PyTree) -> PyTree:
-  """`new`, with the leaves of `old` wherever a key of their path is in `subtrees`."""
+def _carried(experiment: Experiment, batch: Batch, task: str) -> Any:
+  """Whether a batch has labels of a task: False, or a scalar of bool where it may have none."""
+  return task in batch['label'] and jnp.any(masks_of(experiment, batch)[task] > 0)
+
+
+def _update_where(active: Mapping[str, Any], new: PyTree, old: PyTree) -> PyTree:
+  """`new`, but the leaves of `old` under the keys that are not active."""
 
   def choose(path: Any, a: Any, b: Any) -> Any:
-    return b if any(getattr(key, 'key', None) in subtrees for key in path) else a
+    head = next((k.key for k in path if getattr(k, 'key', None) in active), None)
+    if head is None:
+      return a
+    return b if active[head] is False else jnp.where(active[head], a, b)
 
   return jax.tree_util.tree_map_with_path(choose, new, old)
 
@@ -309,7 +332,10 @@ def _make_gradients(
     loss, terms = experiment.objective.build(outputs=outputs, tasks=experiment.tasks)
     metrics = {name: (value, jnp.float32(1)) for name, value in {'loss': loss, **terms}.items()}
     for name, target in targets.items():
-      metric, correct = _best_is_right(experiment, name, logits[name], target)
+      if f'loss/{name}' in terms:  # Of a batch without a label of the task there is no loss.
+        labelled = jnp.float32(jnp.any(masks[name] > 0))
+        metrics[f'loss/{name}'] = (terms[f'loss/{name}'] * labelled, labelled)
+      metric, correct = best_is_right(experiment, name, logits[name], target)
       metrics[f'{metric}/{name}'] = losses.weighted_sum(correct, outputs.masks[name])
     return loss, (model_state, metrics)
 
@@ -376,108 +402,6 @@ def prepare(
   video = augment(keys('augment'), batch['inputs'], config.color_jitter, config.rand_augment)
   video = normalize(video, experiment.pixels.mean, experiment.pixels.std)
   video = erase(keys('random_erasing'), video, config.random_erasing)
-  targets = _targets(batch['label'], facts)
+  targets = targets_of(batch['label'], facts)
   mix_key = random_key(experiment.seed, 'mix', step)
-  return mix(mix_key, video, targets, _masks(experiment, batch), config.mix)
-
-
-def _make_eval_step(
-  experiment: Experiment, facts: DataFacts, model: VideoModel
-) -> Callable[[PyTree, Batch], dict[str, Any]]:
-  def eval_step(variables: PyTree, batch: Batch) -> dict[str, Any]:
-    inputs = batch['inputs']
-    b, views = inputs.shape[:2]
-    video = normalize(
-      inputs.reshape(b * views, *inputs.shape[2:]), experiment.pixels.mean, experiment.pixels.std
-    )  # [B*V, T, H, W, 3]
-    _, logits = model.apply(
-      variables, video, boxes=batch.get('boxes'), tasks=tuple(batch['label']), train=False
-    )
-    # Logits of a video are the mean over its views (ViViT, section 4.1); boxes have one view.
-    on_boxes = {name for name in logits if experiment.tasks[name].on_boxes}
-    logits = {k: v if k in on_boxes else v.reshape(b, views, -1).mean(1) for k, v in logits.items()}
-    targets, masks = _targets(batch['label'], facts), _masks(experiment, batch)
-    probabilities = {k: _probabilities(experiment, k, v) for k, v in logits.items()}
-    top = {
-      k: jax.lax.top_k(v, min(5, v.shape[-1]))
-      for k, v in probabilities.items()
-      if k not in on_boxes
-    }
-    return {
-      'metrics': _eval_metrics(experiment, logits, targets, masks),
-      'top_probabilities': {k: v[0] for k, v in top.items()},
-      'top_classes': {k: v[1] for k, v in top.items()},
-      'box_probabilities': {k: probabilities[k] for k in sorted(on_boxes)},
-    }
-
-  return eval_step
-
-
-def _eval_metrics(
-  experiment: Experiment,
-  logits: Mapping[str, jax.Array],
-  targets: Mapping[str, jax.Array],
-  masks: Mapping[str, jax.Array],
-) -> Metrics:
-  metrics: Metrics = {}
-  for name, task_logits in logits.items():
-    task = dataclasses.replace(experiment.tasks[name], label_smoothing=0.0)
-    values = per_example_loss(task, task_logits, targets[name])
-    metrics[f'loss/{name}'] = losses.weighted_sum(values, masks[name])
-    metric, correct = _best_is_right(experiment, name, task_logits, targets[name])
-    metrics[f'{metric}/{name}'] = losses.weighted_sum(correct, masks[name])
-    if task.loss == 'softmax':
-      correct = losses.top_k_correct(task_logits, targets[name], 5)
-      metrics[f'top5/{name}'] = losses.weighted_sum(correct, masks[name])
-  for name, tasks in experiment.evaluation.joint_tasks.items():
-    if all(t in logits for t in tasks):
-      joint, label = _joint_logits([logits[t] for t in tasks], [targets[t] for t in tasks])
-      mask = jnp.prod(jnp.stack([masks[t] for t in tasks]), 0)
-      for k in (1, 5):
-        correct = losses.top_k_correct(joint, label, k)
-        metrics[f'top{k}/{name}'] = losses.weighted_sum(correct, mask)
-  return metrics
-
-
-def _best_is_right(
-  experiment: Experiment, task: str, logits: jax.Array, targets: jax.Array
-) -> tuple[str, jax.Array]:
-  """`top1`: the label scores best; `hit1`, with several labels: the best class is one of them."""
-  if experiment.tasks[task].loss == 'softmax':
-    return 'top1', losses.top_k_correct(logits, targets, 1)
-  hit = jnp.take_along_axis(targets, jnp.argmax(logits, -1)[..., None], -1)[..., 0]
-  return 'hit1', hit
-
-
-def _joint_logits(logits: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-  """Scores and label of every combination of classes, flattened to [B, K1*K2*...]."""
-  score, label = jax.nn.log_softmax(logits[0]), jnp.argmax(targets[0], -1)
-  for task_logits, target in zip(logits[1:], targets[1:]):
-    pair = score[:, :, None] + jax.nn.log_softmax(task_logits)[:, None, :]
-    label = label * task_logits.shape[-1] + jnp.argmax(target, -1)
-    score = pair.reshape(pair.shape[0], -1)
-  return score, label
-
-
-def _probabilities(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
-  if experiment.tasks[task].loss == 'softmax':
-    return jax.nn.softmax(logits)
-  return jax.nn.sigmoid(logits)
-
-
-def _targets(label: Mapping[str, jax.Array], facts: DataFacts) -> dict[str, jax.Array]:
-  """Class numbers as one-hot rows; multi-hot rows as they are. [B, K] or [B, N, K] float32."""
-  return {
-    name: jax.nn.one_hot(x, facts.num_classes(name)) if x.ndim == 1 else x.astype(jnp.float32)
-    for name, x in label.items()
-  }
-
-
-def _masks(experiment: Experiment, batch: Batch) -> dict[str, jax.Array]:
-  """1.0 for every label that counts, [B], or [B, N] of boxes."""
-
-  def mask(name: str) -> jax.Array:
-    own: jax.Array = batch['batch_mask'] * batch.get('label_mask', {}).get(name, 1.0)
-    return own[:, None] * batch['box_mask'] if experiment.tasks[name].on_boxes else own
-
-  return {name: mask(name) for name in batch['label']}
+  return mix(mix_key, video, targets, masks_of(experiment, batch), config.mix)

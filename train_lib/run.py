@@ -101,12 +101,13 @@ def _evaluate(experiment: Experiment, folder: Path) -> None:
   if not eval_data:
     raise ConfigError('--mode=eval: no dataset has an `eval_split`.')
   # The heads of a dataset that is not evaluated are in the checkpoint too.
-  others = {
-    name: data.open_split(experiment, name, config.train_split)
+  every = {
+    name: eval_data[name]
+    if name in eval_data
+    else data.open_split(experiment, name, config.train_split)
     for name, config in experiment.datasets.items()
-    if name not in eval_data
   }
-  facts = data.facts_of(experiment, {**eval_data, **others})
+  facts = data.facts_of(experiment, every)
   program = build_program(experiment, facts, make_mesh(experiment.mesh))
   weights = read_weights(program, whole=True) if step is None else None
   _make_writable(folder)

@@ -23,7 +23,8 @@ def training_samples(
   """The first `count` clips of a dataset that a training takes, at most those of the first epoch.
 
   Examples depend on (seed, step, position), so a clip is prepared alone, or with the one it is
-  mixed with: its mirror image in its part of the batch.
+  mixed with: its mirror image in its part of the batch. Of a mixture the dataset is shown as in a run
+  of its own: the same clips and windows, but what the compiled step draws belongs to other steps.
 
   Raises:
     DataError: a frame cannot be read.

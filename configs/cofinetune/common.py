@@ -78,6 +78,7 @@ def _dataset(name: str, side: int) -> dict[str, Any]:
     'dir': f'data/{name}',
     'benchmark': name,
     'batch_size': 0,
+    'weight': 0.0,
     'train_split': 'train',
     'eval_split': 'validation',
     'temporal_views': 1,

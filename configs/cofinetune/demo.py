@@ -66,6 +66,7 @@ def _datasets() -> dict[str, dict]:
   shared = {
     'benchmark': '',
     'batch_size': 0,
+    'weight': 0.0,
     'train_split': 'train',
     'eval_split': 'test',
     'temporal_views': 1,

@@ -131,6 +131,7 @@ def _dataset(name: str, crop: int, spatial_views: int) -> dict[str, Any]:
     'dir': f'data/{name}',
     'benchmark': name,
     'batch_size': 0,
+    'weight': 0.0,
     'train_split': 'train',
     'eval_split': 'validation',
     'temporal_views': 4,

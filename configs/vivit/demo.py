@@ -36,6 +36,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'dir': 'data/demo',
       'benchmark': 'demo',
       'batch_size': 0,  # the experiment's
+      'weight': 0.0,
       'train_split': 'train',
       'eval_split': 'test',
       'temporal_views': 4,

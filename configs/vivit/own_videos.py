@@ -31,6 +31,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'dir': 'data/own',
       'benchmark': '',
       'batch_size': 0,
+      'weight': 0.0,
       'train_split': 'train',
       'eval_split': 'test',
       'temporal_views': 4,

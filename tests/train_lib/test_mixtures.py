@@ -28,7 +28,6 @@ def mix_two(config):
   config.tasks = {'a': task, 'b': copy.deepcopy(task)}
   config.tasks.a.dataset, config.tasks.b.dataset = 'a', 'b'
   config.checkpoint.best_metric = 'top1/b'
-  config.mixture = {'sampling': 'weighted', 'weights': {}}
   return config
 
 
@@ -58,7 +57,9 @@ def test_an_epoch_is_the_sum_of_the_sizes(two):
 )
 def test_epochs_of_datasets_with_batch_sizes_of_their_own(two, sampling, weights, epoch):
   two.datasets.b.batch_size = 4
-  two.mixture.update({'sampling': sampling, 'weights': weights})
+  two.mixture.sampling = sampling
+  for name, weight in weights.items():
+    two.datasets[name].weight = weight
   assert lengths_of(two).epoch == pytest.approx(epoch)
 
 
@@ -230,13 +231,16 @@ def test_datasets_of_other_sizes_need_a_grid_for_positions(two, build):
   ('change', 'message'),
   [
     (
-      lambda c: c.mixture.update({'weights': {'a': 1.0}}),
-      r'`mixture.weights` names .*each dataset',
+      lambda c: c.datasets.a.update({'weight': 1.0}),
+      r"`weight` is set for \['a'\] of .* each one a weight",
     ),
-    (lambda c: c.mixture.update({'weights': {'a': 1.0, 'b': 0.0}}), r'must be positive'),
+    (lambda c: c.datasets.a.update({'weight': -1.0}), r'`weight` must be at least 0'),
     (
-      lambda c: c.mixture.update({'sampling': 'uniform', 'weights': {'a': 1.0, 'b': 1.0}}),
-      r"`sampling` 'uniform' has no use for them",
+      lambda c: (
+        c.mixture.update({'sampling': 'uniform'}),
+        [c.datasets[name].update({'weight': 1.0}) for name in ('a', 'b')],
+      ),
+      r"`mixture.sampling` 'uniform' has no use for them",
     ),
     (lambda c: c.mixture.update({'sampling': 'weigthed'}), r'Did you mean `weighted`'),
     (lambda c: c.tasks.b.update({'dataset': 'a'}), r'`datasets.b` has no task'),
@@ -265,6 +269,6 @@ def test_another_mixture_is_not_the_same_run(two, tmp_path):
   two.duration = '4 steps'
   run.run('train', two, str(tmp_path))
   two.update({'duration': '6 steps'})
-  two.mixture.weights = {'a': 1.0, 'b': 1.0}
+  two.datasets.a.weight = two.datasets.b.weight = 1.0
   with pytest.raises(CheckpointMismatchError, match='mixture'):
     run.run('train', two, str(tmp_path))
