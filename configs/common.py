@@ -190,7 +190,11 @@ def linear_task(dataset: str, labels: str = 'label', label_smoothing: float = 0.
 
 
 def detection_task(
-  dataset: str, labels: str = 'label', label_smoothing: float = 0.0, class_groups: str = ''
+  dataset: str,
+  labels: str = 'label',
+  label_smoothing: float = 0.0,
+  class_groups: str = '',
+  evaluated_classes: str = '',
 ) -> ConfigDict:
   """A classifier of the actions of people in boxes, scored as AVA is."""
   return ConfigDict(
@@ -215,7 +219,7 @@ def detection_task(
         'name': 'projects.cofinetune.frame_map:FrameMAP',
         'iou': 0.5,
         'class_groups': class_groups,
-        'evaluated_classes': '',
+        'evaluated_classes': evaluated_classes,
       },
     }
   )

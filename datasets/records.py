@@ -83,35 +83,34 @@ def encode_example(
   Raises:
     DataError: no frames, or boxes without a keyframe.
   """
-  tf = _tensorflow()
-
   if not frames:
     raise DataError(f'clip {key!r}: no frames to encode.')
   if keyframe_microseconds is None and (regions or proposals):
     raise DataError(f'clip {key!r}: has boxes, but no keyframe that they are of.')
   if end_microseconds is None:
     end_microseconds = start_microseconds + round(len(frames) * 1e6 / frame_rate)
-  context: dict[str, Any] = {
-    KEY: [key.encode()],
-    LABEL_INDEX: [int(label) for label in labels],
-    START: [start_microseconds],
-    END: [end_microseconds],
-    FORMAT: [image_format.encode()],
-    HEIGHT: [height],
-    WIDTH: [width],
-    FRAME_RATE: [float(frame_rate)],
-  }
-  if label_texts:
-    context[LABEL_TEXT] = [text.encode() for text in label_texts]
-  example = tf.train.SequenceExample()
-  for name, values in context.items():
-    _set_values(example.context.feature[name], values)
+  context: dict[str, list[Any]] = {KEY: [key.encode()], **_label_values(labels, label_texts)}
+  context |= {FORMAT: [image_format.encode()], HEIGHT: [height], WIDTH: [width]}
+  context |= {START: [start_microseconds], END: [end_microseconds], FRAME_RATE: [float(frame_rate)]}
   lists: dict[str, list[list[Any]]] = {FRAMES: [[frame] for frame in frames]}
   if frame_microseconds:
     lists[TIMESTAMP] = [[timestamp] for timestamp in frame_microseconds]
   if keyframe_microseconds is not None:
     of_keyframe = feature_lists(keyframe_microseconds, regions, proposals)
     lists |= {name: [values] for name, values in of_keyframe.items()}
+  return _serialised(context, lists)
+
+
+def _label_values(labels: Sequence[int], texts: Sequence[str]) -> dict[str, list[Any]]:
+  values: dict[str, list[Any]] = {LABEL_INDEX: [int(label) for label in labels]}
+  return values | ({LABEL_TEXT: [text.encode() for text in texts]} if texts else {})
+
+
+def _serialised(context: Mapping[str, list[Any]], lists: Mapping[str, list[list[Any]]]) -> bytes:
+  """A `tf.train.SequenceExample` of named values and of named lists of steps of values."""
+  example = _tensorflow().train.SequenceExample()
+  for name, values in context.items():
+    _set_values(example.context.feature[name], values)
   for name, steps in lists.items():
     for values in steps:
       _set_values(example.feature_lists.feature_list[name].feature.add(), values)

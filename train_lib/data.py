@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets import batches as batches_lib
-from datasets import catalogue, manifest
+from datasets import box_examples, catalogue, manifest
 from datasets.batches import Batches, Loading, Stream
 from datasets.dataset import VideoDataset
 from datasets.examples import too_many
@@ -38,12 +38,29 @@ def open_train_splits(experiment: Experiment) -> Splits:
 
 
 def open_eval_splits(experiment: Experiment) -> Splits:
-  """Opens the splits to evaluate on, of the datasets that have one. Raises as `open_split`."""
-  return {
+  """Opens the splits to evaluate on, of the datasets that have one.
+
+  Raises:
+    TubeletError: As `open_split`; a keyframe has too many boxes, or a protocol could not score it.
+  """
+  splits = {
     name: open_split(experiment, name, config.eval_split)
     for name, config in experiment.datasets.items()
     if config.eval_split
   }
+  for name, split in splits.items():
+    _check_boxes(experiment, name, split)
+  return splits
+
+
+def _check_boxes(experiment: Experiment, name: str, split: VideoDataset) -> None:
+  """Finds before any training what would stop its first evaluation."""
+  boxes = experiment.datasets[name].boxes
+  if boxes is not None:
+    box_examples.check_room(split, boxes)
+  for task, config in experiment.tasks_of(name).items():
+    if config.protocol is not None:
+      config.protocol.build().check(split, task)
 
 
 def open_split(experiment: Experiment, name: str, split: str) -> VideoDataset:

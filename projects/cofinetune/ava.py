@@ -28,9 +28,9 @@ CAP = 50
 USED = 'used'
 OTHER_CLASSES = 'of classes outside the label map'
 REVERSED = 'with x1 >= x2 or y1 >= y2'
-OUT_OF_FRAME = 'reach out of the frame (not clipped)'
-REPEATED = 'repeat a box and class of their keyframe'
-NO_AREA = 'have no area and are never found'
+OUT_OF_FRAME = 'reaching out of the frame (counted, not clipped)'
+REPEATED = 'repeating a box and class of the keyframe (counted)'
+NO_AREA = 'without area (counted, never found)'
 _ROUNDING = 1e-3
 """AVA's coordinates have 3 decimals: what reaches out of the frame by less is rounding."""
 
@@ -68,8 +68,8 @@ class Evaluation:
     annotation_rows: Fate -> rows of the ground truth; the first are used.
     detection_rows: Fate -> rows of the detections; the first are used.
     annotation_flaws: What is wrong -> lines [N] int64 of the ground truth, ascending: those of the
-      fate `OTHER_CLASSES`, and of the used ones, which count all the same, those that `OUT_OF_FRAME`,
-      `REPEATED` or `NO_AREA` is true of.
+      fate `OTHER_CLASSES`, and of the used ones, which count all the same, `OUT_OF_FRAME`,
+      `REPEATED` and `NO_AREA`.
     detection_flaws: The same of the detections, with the fate `REVERSED`.
     keyframes: Evaluated keyframes.
     empty_keyframes: Those of them without an annotated box of these classes.

@@ -91,12 +91,10 @@ def _fates(rows: Mapping[str, int]) -> str:
 
 
 def _oddities(rows: Mapping[str, int], flaws: _Lines) -> list[str]:
-  """A line for each flaw of used rows; the others are fates."""
-  return [
-    _line('', f'{len(lines):,} of those used {flaw}')
-    for flaw, lines in flaws.items()
-    if len(lines) and flaw not in rows
-  ]
+  """A line with the flaws of used rows, if any; the other flaws are fates."""
+  of_used = {flaw: len(lines) for flaw, lines in flaws.items() if len(lines) and flaw not in rows}
+  parts = ', '.join(f'{count:,} {flaw}' for flaw, count in of_used.items())
+  return [_line('', f'of those used: {parts}')] if parts else []
 
 
 def flawed(evaluation: Evaluation, groundtruth: BoxTable, detections: BoxTable) -> str:

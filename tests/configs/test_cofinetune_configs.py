@@ -69,6 +69,11 @@ def test_the_recipe_of_appendix_a(name):
     assert dataset.temporal_views == dataset.spatial_views == 1
     if dataset.boxes is not None:
       assert dataset.boxes.jitter == 0.15
+  for task in experiment.tasks.values():
+    if task.protocol is not None:
+      assert task.protocol.arguments == {
+        'iou': 0.5, 'class_groups': 'ava', 'evaluated_classes': 'ava'
+      }  # fmt: skip
 
 
 def test_thresholds_of_boxes():

@@ -170,7 +170,7 @@ def test_header_and_groups(tmp_path):
     'annotations   4 rows: 1 used, 2 in excluded keyframes, 1 naming a keyframe without a box',
     'detections    4 rows: 2 used, 1 in keyframes the ground truth does not name, '
     '1 in excluded keyframes',
-    '              1 of those used reach out of the frame (not clipped)',
+    '              of those used: 1 reaching out of the frame (counted, not clipped)',
   ]
   assert ava_report.class_table(result, groups).splitlines()[1:] == [
     'sit    tail           0           0          0     n/a',
@@ -181,12 +181,71 @@ def test_header_and_groups(tmp_path):
   assert content['keyframes'] == {'evaluated': 2, 'without_annotated_boxes': 1, 'excluded': 1}
 
 
+def test_flawed_rows_are_listed_and_counted_as_before(tmp_path):
+  (tmp_path / 'truth').mkdir()
+  truth = table(
+    'a,1,0,0,0.5,1,1\na,2\na,1,0,0,1,1,9\na,1,0,0,0.5,1,1\na,1,0.2,0,0.2,1,1\na,1,-0.0005,0,0.5,1,2\n',
+    tmp_path / 'truth',
+  )
+  found = table(
+    'a,1,0,0,0.5,1,1,0.5\na,1,0,0,1,1,7,0.9\na,1,0.3,0,0.3,1,1,0.9\na,1,0,-0.1,0.5,1,1,0.8\n'
+    'a,1,0,0,0.5,1,2,0.9\na,1,0,0,0.5,1,1,0.7\na,1,0.5,0,0.4,1,1,0.1\nb,1,9,9,8,8,8,0.1\n'
+    'a,1,0,0,1.0005,1,1,0.2\na,1,0,-0.1,0.5,1,1,0.9\n',
+    tmp_path,
+  )
+  result = ava.evaluate(truth, found, {1: 'stand', 2: 'sit'})
+  assert {flaw: lines.tolist() for flaw, lines in result.annotation_flaws.items()} == {
+    ava.OTHER_CLASSES: [3],
+    ava.OUT_OF_FRAME: [],
+    ava.REPEATED: [4],
+    ava.NO_AREA: [5],
+  }
+  assert {flaw: lines.tolist() for flaw, lines in result.detection_flaws.items()} == {
+    ava.OTHER_CLASSES: [2],
+    ava.REVERSED: [3, 7],
+    ava.OUT_OF_FRAME: [4, 10],
+    ava.REPEATED: [6, 10],
+    ava.NO_AREA: [],
+  }
+  for fate in (ava.OTHER_CLASSES, ava.REVERSED):
+    assert result.detection_rows[fate] == len(result.detection_flaws[fate])
+  assert sum(result.annotation_rows.values()) == truth.rows == 6
+  assert sum(result.detection_rows.values()) == found.rows == 10
+  assert (result.annotation_rows[ava.USED], result.detection_rows[ava.USED]) == (4, 6)
+  assert ava_report.header(result, 'x').splitlines()[4:] == [
+    'annotations   6 rows: 4 used, 1 of classes outside the label map, 1 naming a keyframe without a '
+    'box',
+    '              of those used: 1 repeating a box and class of the keyframe (counted), 1 without '
+    'area (counted, never found)',
+    'detections    10 rows: 6 used, 1 of classes outside the label map, 2 with x1 >= x2 or y1 >= y2, '
+    '1 in keyframes the ground truth does not name',
+    '              of those used: 2 reaching out of the frame (counted, not clipped), 2 repeating a '
+    'box and class of the keyframe (counted)',
+  ]
+  here = tmp_path / 'boxes.csv'
+  assert ava_report.flawed(result, truth, found).splitlines()[2:5] == [
+    f'{tmp_path}/truth/boxes.csv: 1 without area (counted, never found): line 5',
+    f'{here}: 1 of classes outside the label map: line 2',
+    f'{here}: 2 with x1 >= x2 or y1 >= y2: lines 3, 7',
+  ]
+  rows = ava_report.flawed_csv(result, truth, found).splitlines()
+  assert (rows[0], len(rows)) == ('file,line,reason', 1 + 3 + 7)
+  assert rows[5] == f'{here},3,with x1 >= x2 or y1 >= y2'
+
+
+def test_classes_that_are_known_beside_the_evaluated_ones(tmp_path):
+  truth = table('a,1,0,0,1,1,3\n', tmp_path)
+  assert ava.evaluate(truth, truth, {1: 'stand'}, known=range(1, 81)).known_classes == 80
+  assert ava.evaluate(truth, truth, {1: 'stand'}).known_classes == 2
+
+
 def test_zero_says_what_was_compared(tmp_path):
   truth = table('a,0902,0,0,1,1,1\na,903,0,0,1,1,2\n', tmp_path)
   found = table('a,902.0,0,0,64,64,0,0.9\nb,904,0,0,9,9,1,0.9\n', tmp_path)
   names = {1: 'stand', 2: 'sit'}
-  assert ava_report.nothing_found(ava.evaluate(truth, found, names))
-  assert ava_report.comparison(truth, found, names).splitlines() == [
+  result = ava.evaluate(truth, found, names)
+  assert ava_report.nothing_found(result)
+  assert ava_report.comparison(result, truth, found, names).splitlines() == [
     'mAP is 0: no detection is right. What was compared with what:',
     '                ground truth    detections     in common',
     '  videos                   1             2             1',
@@ -206,13 +265,19 @@ def test_zero_says_what_was_compared(tmp_path):
 
 
 def test_no_detections_at_all(tmp_path):
-  result = score(tmp_path, 'a,1,0,0,1,1,1\n', '')
+  truth, nothing, names = table('a,1,0,0,1,1,1\n', tmp_path), table('', tmp_path), {1: 'stand'}
+  result = ava.evaluate(truth, nothing, names)
   assert (result.mean_ap(), result.detection_rows['used']) == (0, 0)
-  assert (
-    ava_report.comparison(
-      table('a,1,0,0,1,1,1\n', tmp_path), table('', tmp_path), {1: 'stand'}
-    ).splitlines()[6]
-    == '  coordinates         0 .. 1      no boxes'
+  lines = ava_report.comparison(result, truth, nothing, names).splitlines()
+  assert lines[6] == '  coordinates         0 .. 1      no boxes'
+
+
+def test_without_annotated_boxes_there_is_no_map_rather_than_zero(tmp_path):
+  truth, names = table('a,1\na,2,0,0,1,1,2\n', tmp_path), {1: 'stand'}
+  result = ava.evaluate(truth, truth, names)
+  assert ava_report.nothing_found(result) and result.mean_ap() is None
+  assert ava_report.comparison(result, truth, truth, names).splitlines()[0] == (
+    'There is no mAP: no annotated box of an evaluated class counts. What was compared with what:'
   )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from datasets import label_map
 from errors import DataError
 from projects.cofinetune import ava_csv
 from projects.cofinetune.ava_csv import ClassGroup, KeyframeName
@@ -121,6 +122,16 @@ def test_groups_of_ava():
     expected = 'head' if entry.train_labels > 10_000 else 'mid'
     assert entry.group == ('tail' if entry.train_labels < 1000 else expected)
   assert groups['talk to (e.g., self, a person, a group)'] == ClassGroup('head', 110267)
+
+
+def test_evaluated_classes_of_ava():
+  classes = label_map.read(ava_csv.AVA_EVALUATED)
+  left_out = {2, 16, 18, 19, 21, 23, 25, 31, 32, 33, 35, 39, 40, 42, 44, 50, 53, 55, 71, 75}
+  assert set(classes) == set(range(1, 81)) - left_out
+  assert set(classes.values()) == set(ava_csv.read_class_groups(ava_csv.AVA_GROUPS))
+  assert (classes[12], classes[57], classes[80]) == (
+    'stand', 'text on/look at a cellphone', 'watch (a person)'
+  )  # fmt: skip
 
 
 def test_groups_are_used_where_they_cover_the_classes(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from configs.cofinetune import demo
 from datasets import demo_actors
-from errors import ConfigError
+from errors import ConfigError, DataError
 from train_lib import data, evaluation, run
 from train_lib import experiment as experiment_lib
 
@@ -65,6 +65,41 @@ def test_a_run_trains_both_and_leaves_what_people_look_for(config, tmp_path, cap
   metrics = json.loads((results / 'metrics.json').read_text())
   assert metrics['examples'] == 8
   assert 0 <= metrics['mAP/actors'] <= 1
+
+
+@pytest.mark.parametrize(
+  ('change', 'error', 'message'),
+  [
+    (
+      lambda c: c.datasets.actors.boxes.update({'max_boxes': 1}),
+      ConfigError,
+      r"boxes\.max_boxes: 1 do not hold the \d+ boxes to evaluate .* of 'test' in",
+    ),
+    (
+      lambda c: c.tasks.actors.protocol.update({'class_groups': 'ava'}),
+      DataError,
+      'classes have no group there',
+    ),
+    (
+      lambda c: c.tasks.actors.protocol.update({'evaluated_classes': 'ava'}),
+      ConfigError,
+      r'protocol\.evaluated_classes: \d+ of the 60 classes',
+    ),
+    (
+      lambda c: c.tasks.actors.protocol.update({'iou': 2.0}),
+      ConfigError,
+      r'protocol\.iou: expected',
+    ),
+  ],
+)
+def test_what_would_stop_the_first_evaluation_stops_the_start(
+  config, change, error, message, tmp_path, capsys
+):
+  change(config)
+  with pytest.raises(error, match=message):
+    run.run('train', config, str(tmp_path / 'run'))
+  assert 'Compiling' not in capsys.readouterr().out
+  assert not (tmp_path / 'run').exists()
 
 
 def test_boxes_are_written_as_they_are_in_the_records(config, build, tmp_path):
