@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 DEMO_DATA ?= data/demo
 DEMO_RUN ?= runs/demo
+ACTORS_DATA ?= data/demo_actors
+COFINETUNE_RUNS ?= runs/cofinetuning
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo test lint types format lock benchmark clean
+.PHONY: help install demo demo-cofinetune test lint types format lock benchmark clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Tubelet needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.11")'
@@ -24,6 +26,9 @@ install: $(STAMP)  ## Make the virtual environment with the pinned dependencies
 demo: $(STAMP)  ## Make a small video dataset, train a small ViViT on it, evaluate it (about 2 minutes)
 	$(BIN)/python -m tools.make_demo_data --out=$(DEMO_DATA)
 	$(BIN)/python main.py --config=configs/vivit/demo.py --workdir=$(DEMO_RUN) --config.datasets.demo.dir=$(DEMO_DATA)
+
+demo-cofinetune: $(STAMP)  ## Compare co-finetuning on two small datasets with transfer learning
+	$(BIN)/python -m benchmarks.cofinetuning --data=$(ACTORS_DATA) --out=$(COFINETUNE_RUNS)
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
@@ -49,4 +54,4 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 	  --no-emit-find-links --no-annotate --no-header --upgrade -o requirements.lock
 
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS)

@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
+from configs.cofinetune import demo as cofinetune_demo
 from configs.vivit import demo
+from datasets import demo_actors
 from train_lib import data, run
 from train_lib import experiment as experiment_lib
 from train_lib.mesh import make_mesh
@@ -27,6 +29,34 @@ def make_tiny_config(data_dir):
   config.datasets.demo.temporal_views = 2
   config.datasets.demo.clip.update({'frames': 4, 'stride': 2, 'resize': 18, 'crop': 16})
   return config
+
+
+def make_actors_config(folder):
+  """The co-finetuning demo's config on tiny data, a classification and a detection dataset."""
+  config = cofinetune_demo.get_config()
+  config.batch_size = 8
+  config.duration = '4 steps'
+  config.log_every = '2 steps'
+  config.optimizer.warmup = '1 step'
+  config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
+  config.trunk.update({'temporal_num_layers': 1, 'tubelet': (2, 8, 8)})
+  config.evaluation.update({'every': 'never', 'batch_size': 6})
+  config.mixture.sampling = 'alternating'
+  for name, dataset in config.datasets.items():
+    dataset.dir = f'{folder}/{name}'
+    dataset.clip.update({'frames': 4, 'resize': 32, 'crop': 32})
+  config.datasets.actors.boxes.max_boxes = 24
+  config.tasks.actors.protocol.class_groups = f'{folder}/actors/class_groups.csv'
+  return config
+
+
+@pytest.fixture(scope='session')
+def actors_dir(tmp_path_factory):
+  """Folder of tiny `actions` and `actors`. Read only."""
+  folder = tmp_path_factory.mktemp('demo_actors')
+  demo_actors.write_actions(folder / 'actions', train=16, test=16)
+  demo_actors.write_actors(folder / 'actors', train=16, test=8)
+  return folder
 
 
 @pytest.fixture

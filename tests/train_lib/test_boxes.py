@@ -6,47 +6,23 @@ import math
 
 import numpy as np
 import pytest
+from conftest import make_actors_config
 
-from configs.cofinetune import demo
-from datasets import demo_actors
 from errors import ConfigError, DataError
 from train_lib import data, evaluation, run
 from train_lib import experiment as experiment_lib
 
 
-@pytest.fixture(scope='session')
-def actors_dir(tmp_path_factory):
-  """Folder of tiny `actions` and `actors`. Read only."""
-  folder = tmp_path_factory.mktemp('demo_actors')
-  demo_actors.write_actions(folder / 'actions', train=16, test=16)
-  demo_actors.write_actors(folder / 'actors', train=16, test=8)
-  return folder
-
-
 @pytest.fixture
 def config(actors_dir):
-  config = demo.get_config()
-  config.batch_size = 4
-  config.duration = '4 steps'
-  config.log_every = '2 steps'
-  config.optimizer.warmup = '1 step'
-  config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
-  config.trunk.update({'temporal_num_layers': 1, 'tubelet': (2, 8, 8)})
-  config.evaluation.update({'every': 'never', 'batch_size': 6})
-  config.mixture.sampling = 'alternating'
-  for name, dataset in config.datasets.items():
-    dataset.dir = str(actors_dir / name)
-    dataset.clip.update({'frames': 4, 'resize': 32, 'crop': 32})
-  config.datasets.actors.boxes.max_boxes = 24
-  config.tasks.actors.protocol.class_groups = str(actors_dir / 'actors' / 'class_groups.csv')
-  return config
+  return make_actors_config(actors_dir)
 
 
 def test_a_run_trains_both_and_leaves_what_people_look_for(config, tmp_path, capsys):
   config.checkpoint.best_metric = 'mAP/actors'
   run.run('train', config, str(tmp_path))
   printed = capsys.readouterr().out
-  assert 'Mixture  alternating: actions 8 (0.5 epochs), actors 8 (0.5 epochs)' in printed
+  assert 'Mixture  alternating: actions 16 (1.0 epochs), actors 16 (1.0 epochs)' in printed
   assert 'Boxes    actors: ' in printed and ' boxes to train on in 16 keyframes' in printed
   assert 'AVA frame-mAP at IoU 0.5' in printed
   rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
@@ -141,19 +117,19 @@ def fake(config, **head):
 
 
 def batch_of_boxes():
-  label = np.zeros((4, 24, 19), np.float32)
+  label = np.zeros((8, 24, 19), np.float32)
   label[0, 0, [2, 5]] = label[0, 1, 5] = label[1, 0, 2] = 1
-  mask = np.zeros((4, 24), np.float32)
-  mask[0, :2] = mask[1, 0] = 1  # Three boxes; two clips have none.
-  boxes = np.zeros((4, 24, 4), np.float32)
+  mask = np.zeros((8, 24), np.float32)
+  mask[0, :2] = mask[1, 0] = 1  # Three boxes; six clips have none.
+  boxes = np.zeros((8, 24, 4), np.float32)
   boxes[mask > 0] = [0.1, 0.2, 0.5, 0.6]
   return {
-    'inputs': np.zeros((4, 4, 32, 32, 3), np.uint8),
+    'inputs': np.zeros((8, 4, 32, 32, 3), np.uint8),
     'label': {'actors': label},
     'boxes': boxes,
     'box_mask': mask,
-    'batch_mask': np.ones(4, np.float32),
-    'row': np.arange(4),
+    'batch_mask': np.ones(8, np.float32),
+    'row': np.arange(8),
   }
 
 
@@ -168,7 +144,7 @@ def test_the_loss_is_the_mean_over_boxes_of_the_sum_over_classes(config, build):
 
 def test_a_batch_without_any_box_changes_nothing(config, build):
   program, *_ = build(fake(config))
-  batch = {**batch_of_boxes(), 'box_mask': np.zeros((4, 24), np.float32)}
+  batch = {**batch_of_boxes(), 'box_mask': np.zeros((8, 24), np.float32)}
   _, metrics = program.train_step(program.init(), program.to_device(batch))
   assert float(metrics['loss'][0]) == 0 == float(metrics['gradient_norm'][0])
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_tiny_config
+from conftest import make_actors_config, make_tiny_config
 
 from errors import ConfigError
 from train_lib import distributed, run
@@ -26,6 +26,18 @@ def get_config():
   config = make_tiny_config({data!r})
   config.mesh.update({{'data': 1, 'fsdp': 8}})
   config.evaluation.update({{'batch_size': 24, 'pictures': True}})
+  return config
+"""
+
+
+MIXTURE = """
+import sys
+sys.path.append({here!r})
+from conftest import make_actors_config
+
+def get_config():
+  config = make_actors_config({data!r})
+  config.evaluation.batch_size = 8
   return config
 """
 
@@ -109,6 +121,29 @@ def test_two_processes_train_as_one(config_file, port, tmp_path, finished, demo_
       shutil.rmtree(step)
   run.run('train', make_tiny_config(demo_data_dir), str(workdir))
   same(losses(workdir), losses(alone))
+
+
+def test_two_processes_train_a_mixture_with_boxes_as_one(port, tmp_path, actors_dir):
+  config = tmp_path / 'mixture.py'
+  config.write_text(MIXTURE.format(here=str(Path(__file__).parent), data=str(actors_dir)))
+  two = outputs(*[start(config, tmp_path / 'two', port, i) for i in range(2)])
+  assert [code for code, *_ in two] == [0, 0], two
+  run.run('train', make_actors_config(actors_dir), str(tmp_path / 'one'))
+  names = (
+    'loss/actions',
+    'loss/actors',
+    'top1/actions',
+    'mAP/actors',
+    'mAP_annotated_boxes/actors',
+  )
+  last = [read_scalars(tmp_path / name / 'metrics.jsonl')[-1] for name in ('two', 'one')]
+  found, expected = ({name: row[f'eval/{name}'] for name in names} for row in last)
+  assert found == pytest.approx(expected, rel=2e-3)
+  results = [tmp_path / name / 'eval' / 'actors' / 'test' / '00000004' for name in ('two', 'one')]
+  files = [sorted(p.name for p in folder.iterdir()) for folder in results]
+  assert files[0] == files[1]
+  truth = [(folder / 'groundtruth_actors.csv').read_text() for folder in results]
+  assert sorted(truth[0].splitlines()) == sorted(truth[1].splitlines())
 
 
 def test_a_missing_process_ends_the_command(config_file, port, tmp_path):
