@@ -98,8 +98,10 @@ class TaskConfig:
       raise ConfigError(
         f"`loss` is {self.loss!r}, but {self.head.name} gives several labels a box: use 'sigmoid'."
       )
-    if self.protocol is not None and not self.on_boxes:
-      raise ConfigError(f'`protocol` is set, but {self.head.name} is no head on boxes: remove it.')
+    if self.protocol is not None:
+      if not self.on_boxes:
+        raise ConfigError(f'`protocol` is set, but {self.head.name} is no head on boxes: remove it.')
+      self.protocol.build()  # Raises where an argument is out of range.
     if not 0 <= self.label_smoothing < 1:
       raise ConfigError(f'`label_smoothing` must be in [0, 1), got {self.label_smoothing}.')
     if self.weight < 0:
