@@ -1,11 +1,11 @@
 """Measures what a step costs more in a mixture than in a run of its dataset alone.
 
   python -m benchmarks.mixture_cost
-  python -m benchmarks.mixture_cost --rounds=9 --steps=30
+  python -m benchmarks.mixture_cost --rounds=101 --steps=20
 
 On the demo of co-finetuning: the compiled step of the mixture on batches of one dataset, against the
 step of a run that has this dataset only, on the same batch. Both are timed in turn in each round;
-printed is the median over rounds of their ratio, minus 1, with the extremes. Also says how many
+printed is the median over rounds of their ratio, minus 1, with the quartiles. Also says how many
 programs the mixture has compiled, by label structure.
 """
 
@@ -27,8 +27,8 @@ from train_lib import experiment as experiment_lib
 from train_lib.mesh import make_mesh
 from train_lib.program import Program, build_program
 
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds of measurement.', lower_bound=1)
-_STEPS = flags.DEFINE_integer('steps', 20, 'Steps timed in a round.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 41, 'Rounds of measurement.', lower_bound=2)
+_STEPS = flags.DEFINE_integer('steps', 10, 'Steps timed in a round.', lower_bound=1)
 
 STAGES = {'actions': 'stage=pretrain', 'actors': 'stage=finetune'}
 
@@ -62,8 +62,8 @@ def main() -> None:
   """Runs the rounds and prints the ratios."""
   with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
-    demo_actors.write_actions(folder / 'actions', train=64, test=16)
-    demo_actors.write_actors(folder / 'actors', train=64, test=8)
+    demo_actors.write_actions(folder / 'actions', train=128, test=16)
+    demo_actors.write_actors(folder / 'actors', train=128, test=8)
     mixture, _ = built('', folder)
     for dataset, argument in STAGES.items():
       alone, train = built(argument, folder)
@@ -77,9 +77,9 @@ def main() -> None:
         timed = {runner: runner.seconds(_STEPS.value) for runner in order}
         ratios.append(timed[runners[0]] / timed[runners[1]] - 1)
         milliseconds.append(1000 * timed[runners[1]] / _STEPS.value)
+      low, middle, high = (100 * q for q in statistics.quantiles(ratios, n=4))
       print(
-        f'{dataset}: {100 * statistics.median(ratios):+.2f} % [{100 * min(ratios):+.2f} .. '
-        f'{100 * max(ratios):+.2f}] over {_ROUNDS.value} rounds, at '
+        f'{dataset}: {middle:+.2f} % [{low:+.2f} .. {high:+.2f}] over {_ROUNDS.value} rounds, at '
         f'{statistics.median(milliseconds):.1f} ms a step alone'
       )
     compiled = mixture.train_step._cache_size()  # type: ignore[attr-defined]

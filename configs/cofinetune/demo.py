@@ -18,6 +18,7 @@ from configs import common
 from configs.vivit import common as vivit
 
 EPOCHS = 12
+SIDE = 48  # px, 6 x 6 tokens
 DATA = 'data/demo_actors'
 
 
@@ -77,13 +78,13 @@ def _datasets() -> dict[str, dict]:
     'actions': {
       **shared,
       'dir': f'{DATA}/actions',
-      'clip': common.clip(8, 3, 64, 64, fit='pad', scale_jitter=(0.9, 1.1)),
+      'clip': common.clip(8, 3, SIDE, SIDE, fit='pad', scale_jitter=(0.9, 1.1)),
     },
     'actors': {
       **shared,
       'dir': f'{DATA}/actors',
       'clip': common.clip(
-        8, 3, 64, 64, sampling='keyframe', fit='pad', scale_jitter=(0.9, 1.1), short_clip='hold'
+        8, 3, SIDE, SIDE, sampling='keyframe', fit='pad', scale_jitter=(0.9, 1.1), short_clip='hold'
       ),
       'boxes': common.boxes(16, jitter=0.1),
     },
@@ -94,4 +95,6 @@ def _tasks() -> dict[str, ConfigDict]:
   actions = common.linear_task('actions', 'action')
   actions.head.pooling = 'mean'
   actors = common.detection_task('actors', 'action', class_groups=f'{DATA}/actors/class_groups.csv')
+  # An actor is about two tokens wide.
+  actors.head.update({'output_size': (3, 3), 'sampling_ratio': 2, 'pool': 'mean'})
   return {'actions': actions, 'actors': actors}
