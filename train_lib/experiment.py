@@ -100,7 +100,9 @@ class TaskConfig:
       )
     if self.protocol is not None:
       if not self.on_boxes:
-        raise ConfigError(f'`protocol` is set, but {self.head.name} is no head on boxes: remove it.')
+        raise ConfigError(
+          f'`protocol` is set, but {self.head.name} is no head on boxes: remove it.'
+        )
       self.protocol.build()  # Raises where an argument is out of range.
     if not 0 <= self.label_smoothing < 1:
       raise ConfigError(f'`label_smoothing` must be in [0, 1), got {self.label_smoothing}.')
