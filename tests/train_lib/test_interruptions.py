@@ -83,9 +83,9 @@ def test_sigterm_within_an_evaluation_saves_first_and_evaluates_after_the_restar
   tiny_config.checkpoint.update({'keep': 1, 'best_metric': 'loss/motion'})
   original = evaluation.evaluate
 
-  def evaluate(program, variables, dataset, stop):
+  def evaluate(*arguments):
     terminate()
-    return original(program, variables, dataset, stop)
+    return original(*arguments)
 
   monkeypatch.setattr(evaluation, 'evaluate', evaluate)
   with pytest.raises(PreemptedError, match='while evaluating'):
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_a_number_names_step_dataset_and_examples(
   config = poisoned(tiny_config, [7], monkeypatch)
   with pytest.raises(TrainingDivergedError) as caught:
     run.run('train', config, str(tmp_path))
-  train = data.open_split(experiment_lib.parse(config), 'train')
+  train = data.open_split(experiment_lib.parse(config), 'demo', 'train')
   steps = {x['step']: x['examples'] for x in lines(tmp_path / 'examples.jsonl')}
   assert sorted(steps) == [1, 2, 3, 4]
   epoch = [name for ids in steps.values() for name in ids]
