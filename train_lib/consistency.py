@@ -96,7 +96,7 @@ def _check_mixture(experiment: 'Experiment') -> None:
       f'The datasets have weights, {weights}, but `mixture.sampling` {sampling!r} has no use for '
       "them: leave them out, or set 'weighted' or 'mixed'."
     )
-  if sampling != 'mixed':
+  if not experiment.mixture.mixed:
     return
   first, *others = experiment.datasets
   for name in others:

@@ -182,7 +182,7 @@ def train_stream(
     [_stream(program, name, dataset) for name, dataset in datasets.items()],
     program.mixture,
     seed=experiment.seed,
-    mixed=experiment.mixture.sampling == 'mixed',
+    mixed=experiment.mixture.mixed,
     start_step=start_step,
     loading=_loading(experiment),
   )

@@ -325,7 +325,7 @@ class Experiment:
   @property
   def batch_sizes(self) -> dict[str, int]:
     """Dataset -> examples in a draw of the mixture."""
-    if self.mixture.sampling == 'mixed':
+    if self.mixture.mixed:
       return dict.fromkeys(self.datasets, 1)
     return {name: self.batch_size_of(name) for name in self.datasets}
 
@@ -391,7 +391,7 @@ def lengths(experiment: Experiment, train_examples: Mapping[str, int]) -> Length
   """
   sizes = experiment.batch_sizes
   drawn = shares(experiment.mixture, train_examples, sizes, experiment.weights)
-  mixed = experiment.mixture.sampling == 'mixed'
+  mixed = experiment.mixture.mixed
   mean = experiment.batch_size if mixed else sum(drawn[name] * sizes[name] for name in drawn)
   clock = Clock(sum(train_examples.values()), mean)
   result = Lengths(

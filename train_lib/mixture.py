@@ -22,6 +22,11 @@ class MixtureConfig:
 
   sampling: Literal['weighted', 'alternating', 'uniform', 'mixed'] = 'weighted'
 
+  @property
+  def mixed(self) -> bool:
+    """Whether a batch has examples of all datasets."""
+    return self.sampling == 'mixed'
+
 
 def shares(
   config: MixtureConfig,

@@ -80,23 +80,20 @@ class Program:
   @property
   def num_structures(self) -> int:
     """Kinds of training batches, each compiled once."""
-    return 1 if self.mixed else len(self.experiment.datasets)
-
-  @property
-  def mixed(self) -> bool:
-    """Whether a batch has examples of all datasets."""
-    return self.experiment.mixture.sampling == 'mixed'
+    return 1 if self.experiment.mixture.mixed else len(self.experiment.datasets)
 
   def structure_at(self, step: int) -> str:
     """Which kind a step's batch is: the name of its dataset, or `'mixed'`."""
-    return 'mixed' if self.mixed else list(self.experiment.datasets)[self.mixture.draw(step)[0]]
+    if self.experiment.mixture.mixed:
+      return 'mixed'
+    return list(self.experiment.datasets)[self.mixture.draw(step)[0]]
 
   def examples_seen(self, step: int) -> dict[str, int]:
     """Dataset -> clips of it that the first `step` steps train on."""
     experiment = self.experiment
     sizes = [experiment.batch_size_of(name) for name in experiment.datasets]
     draws = step
-    if self.mixed:  # A draw is a group of repeats of one video.
+    if experiment.mixture.mixed:  # A draw is a group of repeats of one video.
       repeats = next(iter(experiment.datasets.values())).clip.repeats
       draws, sizes = step * experiment.batch_size // repeats, [repeats] * len(sizes)
     counts = self.mixture.counts(draws)
@@ -123,7 +120,8 @@ class Program:
     """A training batch of a dataset as `to_device` places it, without its numbers."""
     experiment, sharding = self.experiment, mesh_lib.batch_sharding(self.mesh)
     config, size = experiment.datasets[dataset], experiment.batch_size_of(dataset)
-    tasks = experiment.tasks if self.mixed else experiment.tasks_of(dataset)
+    mixed = experiment.mixture.mixed
+    tasks = experiment.tasks if mixed else experiment.tasks_of(dataset)
 
     def array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
       return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
@@ -141,7 +139,7 @@ class Program:
       'batch_mask': array(jnp.float32),
       'row': array(jnp.int32),
     }
-    if self.mixed:
+    if mixed:
       batch['label_mask'] = {name: array(jnp.float32) for name in tasks}
     if config.boxes:
       batch['boxes'] = array(jnp.float32, config.boxes.max_boxes, 4)

@@ -14,6 +14,7 @@ from errors import CheckpointMismatchError, ConfigError
 from train_lib import checkpoint, data, run
 from train_lib import experiment as experiment_lib
 from train_lib.loop import MetricLog
+from train_lib.program import prepare
 
 SIZES = {'a': 32, 'b': 16}
 
@@ -191,6 +192,46 @@ def test_mixed_batches_label_each_example_for_its_own_dataset(two, build):
   assert {'loss/a', 'loss/b'} < set(metrics)
   counts = [float(metrics[f'top1/{name}'][1]) for name in ('a', 'b')]
   assert sum(counts) == 8 and min(counts) > 0
+
+
+def test_a_mixed_batch_without_a_task_leaves_its_head_alone(two, build):
+  two.mixture.sampling = 'mixed'
+  program, train, _ = build(two)
+  stream = data.train_stream(program, train, 0)
+  batch = next(stream)
+  stream.close()
+  masks = {'a': np.ones(8, np.float32), 'b': np.zeros(8, np.float32)}
+  batch = {**batch, 'label_mask': jax.tree.map(jax.device_put, masks)}
+  state = program.init()
+  heads = {name: jax.device_get(state.params[f'heads_{name}']) for name in ('a', 'b')}
+  after, metrics = program.train_step(state, batch)
+  same = {
+    name: all(
+      np.array_equal(x, y)
+      for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after.params[f'heads_{name}']))
+    )
+    for name, before in heads.items()
+  }
+  assert same == {'a': False, 'b': True}
+  assert [float(x) for x in metrics['loss/b']] == [0.0, 0.0]  # It does not count in a mean.
+
+
+def test_a_dataset_may_have_an_augmentation_of_its_own(two, build):
+  two.datasets.b.augment = copy.deepcopy(two.augment)
+  two.datasets.b.augment.random_erasing.prob = 1.0
+  program, *_ = build(two)
+  inputs = np.full((4, 4, 16, 16, 3), 200, np.uint8)
+  erased = {}
+  for name in ('a', 'b'):
+    batch = {
+      'inputs': inputs,
+      'label': {name: np.zeros(4, np.int32)},
+      'batch_mask': np.ones(4, np.float32),
+      'position': np.arange(4),
+    }
+    video = np.asarray(prepare(program.experiment, program.facts, batch, step=0)[0])
+    erased[name] = float(np.mean(np.abs(video - (200 / 127.5 - 1)) > 1e-3))
+  assert erased['a'] == 0 < erased['b']
 
 
 def test_mixed_batches_are_the_same_however_hosts_share_them(two, build):
