@@ -253,7 +253,7 @@ def boxes(max_boxes: int, **changes: Any) -> ConfigDict:
 
 def weighted_sum_objective() -> ConfigDict:
   """The weighted sum of the tasks' losses."""
-  return ConfigDict({'name': 'train_lib.objective:weighted_sum'})
+  return ConfigDict({'name': 'train_lib.objective:WeightedSum'})
 
 
 def machinery(loader_threads: int) -> ConfigDict:

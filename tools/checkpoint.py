@@ -4,8 +4,8 @@
   python -m tools.checkpoint --workdir=runs/demo --step=400 --out=demo.npz
   python main.py --config=configs/vivit/demo.py --workdir=runs/next --config.init_from.path=demo.npz
 
-The parameters are the averaged ones if the run kept an average, the heads are among them. The file
-also holds what the checkpoint knows about itself: config, class names, preprocessing, metrics.
+The parameters are the averaged ones if the run kept an average, the heads are among them; those of the
+objective, which inference does not need, are shown and not exported. The file also holds what the checkpoint knows about itself: config, class names, preprocessing, metrics.
 """
 
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import Any
 from absl import flags
 
 from tools import command
-from train_lib import checkpoint, params_file
+from train_lib import checkpoint, cost, params_file
 from train_lib.pretrained_vit import flatten
+from train_lib.state import model_params
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, "The run's folder.", required=True, allow_override=True
@@ -31,6 +32,7 @@ _OUT = flags.DEFINE_string(
 def describe(params: dict[str, Any], meta: dict[str, Any]) -> str:
   """A checkpoint for people: every parameter, then what `meta` says."""
   arrays = flatten(params)
+  size, of_model = sum(a.size for a in arrays.values()), cost.count(model_params(params))
   width = max(map(len, arrays))
   rows = [f'{name:<{width}}  {a.dtype}  {list(a.shape)}' for name, a in sorted(arrays.items())]
   classes = ', '.join(f'{task} {len(names)}' for task, names in meta['class_names'].items())
@@ -39,7 +41,7 @@ def describe(params: dict[str, Any], meta: dict[str, Any]) -> str:
   return '\n'.join(
     [
       *rows,
-      f'parameters    {sum(a.size for a in arrays.values()):,}',
+      f'parameters    {of_model:,}' + (f', in training {size:,}' if size > of_model else ''),
       f'config        {meta["config"]["name"]}',
       f'classes       {classes}',
       f'metrics       {metrics or "none at this step"}',

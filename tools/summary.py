@@ -5,7 +5,8 @@
   python -m tools.summary --config=configs/vivit/k400_large_spacetime.py:crop=320
   python -m tools.summary --config=configs/vivit/k400_base_fe.py --config.trunk.temporal_num_layers=8
 
-A multiply-add counts as one FLOP, as in the ViViT paper's tables. Class counts come from the
+A multiply-add counts as one FLOP, as in the ViViT paper's tables. Where the objective has parameters of
+its own, numbers are given without it, as at inference, and with it, as in training. Class counts come from the
 dataset's manifest when it is there, otherwise from the benchmark the config names.
 """
 
@@ -32,11 +33,13 @@ def summarise(config: ConfigDict) -> tuple[dict, str]:
   experiment = parse(config)
   facts = data.facts_or_nominal(experiment)
   costs = {name: cost.cost_of(experiment, facts, name) for name in experiment.datasets}
+  first = next(iter(costs.values()))
   values = {
     'name': experiment.name,
     'classes': {task: facts.num_classes(task) for task in facts.class_names},
     'classes_from': facts.source,
-    'parameters': next(iter(costs.values())).parameters,
+    'parameters': first.parameters,
+    'training_parameters': first.training[0] if first.training else first.parameters,
     'datasets': {name: _values(experiment, name, result) for name, result in costs.items()},
   }
   lines = [experiment.name, f'classes          {facts.describe()}']
@@ -53,9 +56,11 @@ def summarise(config: ConfigDict) -> tuple[dict, str]:
 
 def _values(experiment: Experiment, name: str, result: cost.Cost) -> dict:
   dataset = experiment.datasets[name]
+  training = result.training[1] if result.training else result.flops
   return {
     'input': list(result.input_shape),
     'gflops_per_view': round(result.flops / 1e9, 2),
+    'training_gflops_per_view': round(training / 1e9, 2),
     'views': dataset.temporal_views * dataset.spatial_views,
     'stages': [
       {'stage': stage, 'sequences': sequences, 'tokens': tokens}

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from train_lib import provenance
 from train_lib.console import say
 from train_lib.experiment import CheckpointConfig, DataFacts
 from train_lib.files import write_atomically
-from train_lib.state import PyTree, TrainState
+from train_lib.state import PyTree, TrainState, model_params
 
 FOLDER = 'checkpoints'
 ATTEMPTS = 3  # Saves that may fail in a row before the run stops.
@@ -69,15 +69,14 @@ class CheckpointReader:
     return TrainState(**{'ema_params': None, 'model_state': {}, **self._restore(step, parts)})
 
   def restore_for_evaluation(self, step: int, abstract_state: TrainState) -> TrainState:
-    """Like `restore` without the optimiser, whose settings then do not matter.
+    """Like `restore` without the optimiser and the objective, whose settings then do not matter.
 
     Raises:
       CheckpointMismatchError: As `restore`.
     """
-    parts = _as_dict(abstract_state)
-    parts.pop('opt_state', None)
+    parts = _of_model(_as_dict(abstract_state))
     rest: dict[str, PyTree] = {'opt_state': (), 'ema_params': None, 'model_state': {}}
-    return TrainState(**{**rest, **self._restore(step, parts)})
+    return TrainState(**{**rest, **self._restore(step, parts, _of_model)})
 
   def restore_params(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters, averaged ones if the run kept an average, as numpy arrays; and `meta`.
@@ -100,13 +99,14 @@ class CheckpointReader:
       )
     return restored.state[part], restored.meta
 
-  def _restore(self, step: int, parts: dict[str, PyTree]) -> dict[str, PyTree]:
+  def _restore(
+    self, step: int, parts: dict[str, PyTree], needed: Callable[[PyTree], PyTree] = dict
+  ) -> dict[str, PyTree]:
+    """Restores `parts`, which must be all that is `needed` of what the checkpoint has."""
     where = self.folder / str(step)
     with _readable(where):
       stored = _tree(self._manager.item_metadata(step)['state'])
-    _check_same_leaves(
-      {k: v for k, v in stored.items() if k in parts or k != 'opt_state'}, parts, where
-    )
+    _check_same_leaves(needed(stored), parts, where)
     arguments = ocp.args.PyTreeRestore(
       item=parts,
       restore_args=ocp.checkpoint_utils.construct_restore_args(parts),
@@ -325,15 +325,15 @@ def _set_torn_aside(folder: Path) -> None:
 
 
 def load_params(workdir: str, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-  """The parameters of another run (averaged ones if it kept an average), to start from.
+  """The parameters of another run (averaged ones if it kept an average).
 
   Args:
     workdir: That run's folder.
     step: Of the checkpoint; None: the newest.
 
   Returns:
-    Nested arrays in Scenic's naming, the trunk's leaves at the top and the heads as `heads_<task>`
-    beside them; and the `meta` item.
+    Nested arrays in Scenic's naming, the trunk's leaves at the top, the heads as `heads_<task>` and
+    the objective's own as `objective` beside them; and the `meta` item.
 
   Raises:
     CheckpointMismatchError: The folder holds no such checkpoint, or a damaged one.
@@ -348,8 +348,7 @@ def load_params(workdir: str, step: int | None = None) -> tuple[dict[str, Any], 
   step = there[-1] if step is None else step
   with contextlib.closing(CheckpointReader(Path(workdir))) as reader:
     params, meta = reader.restore_params(step)
-  heads = {name: leaves for name, leaves in params.items() if name.startswith('heads_')}
-  return {**params['trunk'], **heads}, meta
+  return {**params.pop('trunk'), **params}, meta
 
 
 def describe(
@@ -442,6 +441,12 @@ def _as_dict(state: TrainState) -> dict[str, PyTree]:
   """The state without empty parts, which Orbax would not bring back."""
   parts = {name: getattr(state, name) for name in state.__dataclass_fields__}
   return {name: value for name, value in parts.items() if jax.tree.leaves(value)}
+
+
+def _of_model(parts: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """The parts of a state that evaluation needs."""
+  params = {k: model_params(parts[k]) for k in ('params', 'ema_params') if k in parts}
+  return {k: v for k, v in {**parts, **params}.items() if k != 'opt_state'}
 
 
 def _check_same_leaves(stored: PyTree, wanted: PyTree, where: Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from train_lib.experiment import DataFacts, Experiment
-from train_lib.program import build_model, example_inputs, input_shape
+from train_lib.program import build_model, example_outputs, init_variables, input_shape
+from train_lib.state import OBJECTIVE, model_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,15 +18,18 @@ class Cost:
   """Cost of one view (one clip, batch 1).
 
   Attributes:
-    parameters: Number of parameters, all heads included.
+    parameters: Number of parameters of the model, all heads included.
     flops: Multiply-add counted as one: XLA's count of the unoptimised program, where an FMA is
       two, halved. This is the convention that reproduces ViViT's Tables 2 and 5.
+    training: The parameters and the FLOPs of a forward pass with every head and the objective, where
+      the objective has parameters of its own; the model alone is what inference needs. None: as above.
     stages: (stage, sequences, tokens in each).
   """
 
   input_shape: tuple[int, ...]
   parameters: int
   flops: float
+  training: tuple[int, float] | None
   stages: list[tuple[str, int, int]]
 
 
@@ -46,19 +49,29 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
   boxes, tasks = experiment.datasets[dataset].boxes, tuple(experiment.tasks_of(dataset))
   if boxes is not None:
     inputs['boxes'] = jax.ShapeDtypeStruct((1, boxes.max_boxes, 4), jnp.float32)
-  params = abstract_params(model, jax.eval_shape(lambda: example_inputs(experiment)))
+  objective = experiment.objective.build(tasks=experiment.tasks)
+  variables = nn.meta.unbox(jax.eval_shape(lambda: init_variables(experiment, model, objective)))
+  own = variables['params'].get(OBJECTIVE)
+  variables['params'] = model_params(variables['params'])
 
-  def forward(params: Any, inputs: Any) -> Any:
-    return model.apply(params, **inputs, tasks=tasks, train=False)[1]
+  def forward(variables: Any, inputs: Any) -> Any:
+    return model.apply(variables, **inputs, tasks=tasks, train=False)[1]
 
-  analysis: Any = jax.jit(forward).lower(params, inputs).cost_analysis()
-  return Cost(shape, count(params['params']), analysis['flops'] / 2, model.trunk.stages(shape))
+  def with_objective(variables: Any, own: Any, inputs: Any) -> Any:
+    outputs: Any = model.apply(variables, **inputs, train=False)
+    return objective.apply({'params': own}, example_outputs(*outputs))
+
+  parameters, training = count(variables['params']), None
+  if own is not None:
+    training = parameters + count(own), _flops(with_objective, variables, own, inputs)
+  flops = _flops(forward, variables, inputs)
+  return Cost(shape, parameters, flops, training, model.trunk.stages(shape))
 
 
-def abstract_params(model: Any, inputs: Mapping[str, Any]) -> Any:
-  """Shapes of a model's variables; `inputs` are arguments of its call."""
-  key = jax.random.key(0)
-  return nn.meta.unbox(jax.eval_shape(lambda v: model.init(key, **v, train=False), inputs))
+def _flops(function: Any, *inputs: Any) -> float:
+  analysis: Any = jax.jit(function).lower(*inputs).cost_analysis()
+  flops: float = analysis['flops'] / 2
+  return flops
 
 
 def count(tree: Any) -> int:

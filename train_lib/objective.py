@@ -1,12 +1,19 @@
-"""Objectives: what turns a model's outputs and a batch's targets into one number."""
+"""Objectives: what turns a model's outputs and a batch's targets into one number.
+
+An objective is a Linen module with a field `tasks`, called with `ModelOutputs`; what else it has comes
+from the config. Parameters of its own are trained under `params['objective']`, and neither the model
+nor an evaluation is given them. A classmethod `check(experiment, facts)`, if its class has one, raises
+ConfigError for what it cannot train.
+"""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
+from models.features import Features
 from train_lib import losses
 from train_lib.experiment import TaskConfig
 
@@ -18,14 +25,14 @@ class ModelOutputs:
   """What an objective sees.
 
   Attributes:
-    features: `models.features.Features` of the trunk.
+    features: of the trunk.
     logits: Task -> [B, K] float32, or [B, N, K] of boxes; of the tasks that the batch carries.
     targets: Task -> the same shapes, float32, one-hot or multi-hot, mixed when mixup is on.
     masks: Task -> [B] or [B, N] float32, the weight of the label: 1, 0 where the example does not
       carry the task or the box is padding, in between where clips of several datasets are mixed.
   """
 
-  features: Any
+  features: Features
   logits: Mapping[str, Array]
   targets: Mapping[str, Array]
   masks: Mapping[str, Array]
@@ -39,20 +46,24 @@ def per_example_loss(task: TaskConfig, logits: Array, targets: Array) -> Array:
   return losses.sigmoid_cross_entropy(logits, targets)
 
 
-def weighted_sum(
-  outputs: ModelOutputs, tasks: Mapping[str, TaskConfig]
-) -> tuple[Array, dict[str, Array]]:
+class WeightedSum(nn.Module):
   """Sum over the batch's tasks of weight times the masked mean loss.
 
   ViViT sums the losses of verb and noun on Epic Kitchens without weights (section 4.3), which are
   the default weights of 1.
 
-  Returns:
-    The scalar loss and its terms by name.
+  Attributes:
+    tasks: Name -> the task; a batch may carry some of them.
   """
-  terms = {}
-  for name in outputs.targets:
-    values = per_example_loss(tasks[name], outputs.logits[name], outputs.targets[name])
-    terms[f'loss/{name}'] = losses.weighted_mean(values, outputs.masks[name])
-  total = sum((tasks[n].weight * terms[f'loss/{n}'] for n in outputs.targets), jnp.float32(0))
-  return total, terms
+
+  tasks: Mapping[str, TaskConfig]
+
+  def __call__(self, outputs: ModelOutputs) -> tuple[Array, dict[str, Array]]:
+    """Returns the loss [] and `loss/TASK` of each task, all float32."""
+    terms, total = {}, jnp.float32(0)
+    for name in outputs.targets:
+      task = self.tasks[name]
+      values = per_example_loss(task, outputs.logits[name], outputs.targets[name])
+      terms[f'loss/{name}'] = losses.weighted_mean(values, outputs.masks[name])
+      total += task.weight * terms[f'loss/{name}']
+    return total, terms

@@ -11,28 +11,30 @@ import numpy as np
 
 from errors import ConfigError
 from train_lib import pretrained_vit
+from train_lib.state import model_params
 
 # Names with two underscores are not arrays of the model: `pretrained_vit.read_arrays` skips them.
 _META = '__meta__'
 
 
 def write(path: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> int:
-  """Writes an `.npz` that appears when it is complete.
+  """Writes the model's parameters to an `.npz` that appears when it is complete.
 
   Args:
     path: The file; replaced if it exists.
-    params: Nested arrays in Scenic's naming, as `checkpoint.load_params` gives them.
+    params: Nested arrays in Scenic's naming, as `checkpoint.load_params` gives them; the objective's own
+      are left out.
     meta: JSON-serialisable: what `checkpoint.describe` kept beside them.
 
   Returns:
-    The number of parameters.
+    The number of parameters written.
 
   Raises:
     ConfigError: The name does not end in `.npz`, or the file cannot be written.
   """
   if path.suffix != '.npz':
     raise ConfigError(f'--out={path}: expected a name that ends in .npz, got {path.suffix!r}.')
-  arrays = pretrained_vit.flatten(params)
+  arrays = pretrained_vit.flatten(model_params(params))
   contents: dict[str, Any] = {**arrays, _META: np.asarray(json.dumps(meta))}
   try:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,11 @@ import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
 from train_lib import pretrained_vit as vit
+from train_lib.state import OBJECTIVE
 
 POSITION_MODES = ('auto', 'copy', 'tile', 'resize', 'resize_tile')
 _KERNEL = 'trunk/embedding/kernel'
+_OBJECTIVE = f'{OBJECTIVE}/*'
 _HEAD_LEAVES = ('output_projection/*', 'pre_logits/*', 'MAPHead_0/*', 'heads_*')
 
 
@@ -40,7 +42,8 @@ class InitFromConfig:
     init_temporal_attention: Model 3: fill temporal attention too, not only spatial attention.
     init_temporal_layer_norm: Model 3: fill LayerNorm_time from the block's first LayerNorm.
     load_head: fill the heads: those of another run by task name, the one of any other checkpoint
-      into a model that has one.
+      into a model that has one. With the heads come the objective's own parameters, which belong to
+      them; those that are missing, unused or of another shape are new and skipped without permission.
     allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
       those that the pairing of checkpoint and model implies.
     allow_skipped: patterns of canonical checkpoint paths that may go unused, likewise.
@@ -151,8 +154,8 @@ def load_pretrained(
   """Fills `params` from a checkpoint (ViViT sec. 3.4).
 
   Args:
-    params: {'trunk': ..., 'heads_<task>': ...} of a VideoModel, arrays or ShapeDtypeStructs, boxed
-      or not.
+    params: {'trunk': ..., 'heads_<task>': ...} of a VideoModel, and `'objective'` if that has any;
+      arrays or ShapeDtypeStructs, boxed or not.
     source: file, or its arrays as a flat or nested mapping.
     grid: (nt, nh, nw), the trunk's tokens for the input it will train on (`trunk.grid(shape)`).
     options: how to fit them.
@@ -281,7 +284,7 @@ class _Plan:
 
   def _allowed(self) -> tuple[list[str], list[str]]:
     """Patterns for new model leaves and unused checkpoint leaves, with the pairing's own."""
-    new, skipped = list(self.options.allow_new), list(self.options.allow_skipped)
+    new, skipped = [*self.options.allow_new, _OBJECTIVE], [*self.options.allow_skipped, _OBJECTIVE]
     if not self.options.load_head:
       new.append('heads_*')
       skipped.extend(_HEAD_LEAVES)
@@ -300,6 +303,10 @@ class _Plan:
   def _source_name(self, path: str) -> str:
     """The canonical checkpoint path that fills a model path, whether or not the file has it."""
     scope, _, name = path.partition('/')
+    if scope == OBJECTIVE:
+      stored = self.checkpoint.arrays.get(path)
+      fits = stored is not None and stored.shape == self.targets[path].shape
+      return path if fits and self.options.load_head else ''
     if scope != 'trunk':
       named = any(key.startswith('heads_') for key in self.checkpoint.arrays)
       return (path if named else name) if self.options.load_head else ''

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from datasets.mixture import Mixture
 from datasets.patches import patch_shape
 from errors import ConfigError
+from models.features import Features
 from models.video_model import VideoModel
 from train_lib import losses
 from train_lib import mesh as mesh_lib
@@ -31,7 +32,7 @@ from train_lib.mixing import mix
 from train_lib.mixture import make_mixture
 from train_lib.objective import ModelOutputs
 from train_lib.optimizer import learning_rate_schedule, make_optimizer
-from train_lib.state import PyTree, TrainState, random_key
+from train_lib.state import OBJECTIVE, PyTree, TrainState, model_params, random_key
 
 # Arrays of a batch that the device needs.
 DEVICE_KEYS = (
@@ -51,7 +52,7 @@ class Program:
   """An experiment's functions on a mesh.
 
   Attributes:
-    init: () -> TrainState, from the experiment's seed.
+    init: () -> TrainState, from the experiment's seed; the objective's parameters among the model's.
     train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
     eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities',
       'box_probabilities'}`.
@@ -172,7 +173,8 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   """Builds an experiment's program; checks shapes, arguments and layout without computing.
 
   Raises:
-    ConfigError: The config does not make a program, such as an input the tubelet does not divide.
+    ConfigError: The config does not make a program, such as an input the tubelet does not divide, or
+      its objective refuses it.
     ShardingError: A parameter does not divide over the mesh.
   """
   for name, dataset in experiment.datasets.items():
@@ -182,12 +184,14 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   mesh_lib.check_batch(mesh, experiment.evaluation.batch_size, 'evaluation.batch_size')
   model = build_model(experiment, facts)
   _check_grids(experiment, model)
+  objective = experiment.objective.build(tasks=experiment.tasks)
+  if hasattr(objective, 'check'):
+    objective.check(experiment, facts)
   plan = lengths(experiment, facts.train_examples)
   optimizer = make_optimizer(experiment.optimizer, plan)
 
   def boxed_init() -> TrainState:
-    rngs = {s: random_key(experiment.seed, s) for s in ('params', 'dropout')}
-    variables = dict(model.init(rngs, **example_inputs(experiment), train=False))
+    variables = init_variables(experiment, model, objective)
     params = variables.pop('params')
     ema = params if experiment.ema_decay else None
     zero = jnp.int32(0)
@@ -196,7 +200,9 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   init = mesh_lib.on_mesh(mesh, boxed_init)
   boxed = jax.eval_shape(init)
   shardings = mesh_lib.state_shardings(boxed, mesh)
-  step = mesh_lib.on_mesh(mesh, _make_train_step(experiment, facts, plan, model, optimizer))
+  step = mesh_lib.on_mesh(
+    mesh, _make_train_step(experiment, facts, plan, model, objective, optimizer)
+  )
   eval_step = mesh_lib.on_mesh(mesh, make_eval_step(experiment, facts, model))
   whole: NamedSharding = mesh_lib.replicated(mesh)
   return Program(
@@ -221,6 +227,26 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
       experiment.weights,
     ),
   )
+
+
+def init_variables(
+  experiment: Experiment, model: VideoModel, objective: nn.Module
+) -> dict[str, PyTree]:
+  """The model's variables by collection, boxed; `params` has the objective's too, if it has any."""
+  rngs = {s: random_key(experiment.seed, s) for s in ('params', 'dropout')}
+  (features, logits), variables = model.init_with_output(
+    rngs, **example_inputs(experiment), train=False
+  )
+  key = random_key(experiment.seed, OBJECTIVE)
+  own = objective.init(key, example_outputs(features, logits)).get('params')
+  params = {**variables['params'], **({OBJECTIVE: own} if own else {})}
+  return {**variables, 'params': params}
+
+
+def example_outputs(features: Features, logits: Mapping[str, jax.Array]) -> ModelOutputs:
+  """What an objective can be initialised on: targets of the right shapes."""
+  masks = {name: jnp.ones(x.shape[:-1]) for name, x in logits.items()}
+  return ModelOutputs(features, logits, targets=logits, masks=masks)
 
 
 def example_inputs(experiment: Experiment) -> dict[str, Any]:
@@ -251,10 +277,11 @@ def _make_train_step(
   facts: DataFacts,
   plan: Lengths,
   model: VideoModel,
+  objective: nn.Module,
   optimizer: optax.GradientTransformation,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   schedule = learning_rate_schedule(experiment.optimizer, plan)
-  gradients = _make_gradients(experiment, facts, model)
+  gradients = _make_gradients(experiment, facts, model, objective)
   frozen = experiment.tasks if experiment.optimizer.inactive_heads == 'freeze' else ()
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -305,7 +332,7 @@ def _skip_nonfinite(new: TrainState, old: TrainState, metrics: Metrics) -> Train
 
 
 def _make_gradients(
-  experiment: Experiment, facts: DataFacts, model: VideoModel
+  experiment: Experiment, facts: DataFacts, model: VideoModel, objective: nn.Module
 ) -> Callable[[TrainState, Batch], tuple[PyTree, PyTree, Metrics]]:
   """Gradients of a batch, taken in `grad_accumulation` equal parts and averaged.
 
@@ -318,7 +345,7 @@ def _make_gradients(
   ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
     video, targets, masks = prepare(experiment, facts, batch, step)
     (features, logits), model_state = model.apply(
-      {'params': params, **model_state},
+      {'params': model_params(params), **model_state},
       video,
       boxes=batch.get('boxes'),
       tasks=tuple(targets),
@@ -327,12 +354,13 @@ def _make_gradients(
       mutable=list(model_state),
     )
     outputs = ModelOutputs(features, logits, targets, masks)
-    loss, terms = experiment.objective.build(outputs=outputs, tasks=experiment.tasks)
-    metrics = {name: (value, jnp.float32(1)) for name, value in {'loss': loss, **terms}.items()}
+    loss, terms = objective.apply({'params': params.get(OBJECTIVE, {})}, outputs)
+    metrics = {'loss': (loss, jnp.float32(1))}
+    for name, value in terms.items():  # A term `.../TASK` counts where a label of the task does.
+      mask = masks.get(name.partition('/')[2], jnp.ones(1))
+      counts = jnp.float32(jnp.any(mask > 0))
+      metrics[name] = (value * counts, counts)
     for name, target in targets.items():
-      if f'loss/{name}' in terms:  # Of a batch without a label of the task there is no loss.
-        labelled = jnp.float32(jnp.any(masks[name] > 0))
-        metrics[f'loss/{name}'] = (terms[f'loss/{name}'] * labelled, labelled)
       metric, correct = best_is_right(experiment, name, logits[name], target)
       metrics[f'{metric}/{name}'] = losses.weighted_sum(correct, outputs.masks[name])
     return loss, (model_state, metrics)

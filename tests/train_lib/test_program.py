@@ -137,7 +137,7 @@ def test_average_follows_the_parameters(tiny_config, build):
   state, _ = program.train_step(program.init(), program.to_device(batch_of(program, 8)))
   expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before, state.params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), expected, state.ema_params)
-  assert state.eval_variables['params'] is state.ema_params
+  assert leaves_equal(state.eval_variables['params'], state.ema_params)
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny_config, build):
