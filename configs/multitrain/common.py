@@ -218,7 +218,7 @@ def adamw(learning_rate: float, warmup: str) -> ConfigDict:
   optimizer = common.adamw(learning_rate, warmup, weight_decay=0.05)
   optimizer.min_learning_rate = learning_rate / 100
   # Position tables and projections decay, as in the code; the paper does not say.
-  optimizer.no_decay = ('/bias$', '/scale$', 'log_sigma$')
+  optimizer.no_decay = ('/bias$', '/scale$', '/log_sigma_')
   return optimizer
 
 
