@@ -33,7 +33,7 @@ def test_warmup_and_cosine_between_a_lowest_and_a_highest_rate():
   cosine = [0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi * k / 7)) for k in range(8)]
   np.testing.assert_allclose(rates[3:], cosine, rtol=1e-6)
   assert rates[-1] == pytest.approx(0.2)
-  with pytest.raises(ConfigError, match='`min_learning_rate` 2.0 is above `learning_rate` 1.0'):
+  with pytest.raises(ConfigError, match=r'`min_learning_rate` 2\.0 is above `learning_rate` 1\.0'):
     config(min_learning_rate=2.0)
 
 
