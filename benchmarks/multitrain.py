@@ -30,7 +30,9 @@ _STRATEGIES = flags.DEFINE_list(
   ['vanilla', 'multitrain'],
   'Of vanilla, multitrain, released, no_informative, no_projection_add and no_projection.',
 )
-_EPOCHS = flags.DEFINE_integer('epochs', demo.EPOCHS, 'Epochs of each run.', lower_bound=1)
+_EPOCHS = flags.DEFINE_integer(
+  'epochs', demo.EPOCHS, 'Epochs of each run, more than the 2 of the warm-up.', lower_bound=3
+)
 _DATA = flags.DEFINE_string('data', demo.DATA, 'Where the datasets are, or are written to.')
 _OUT = flags.DEFINE_string('out', 'runs/multitrain', 'Folder of the runs and results.')
 

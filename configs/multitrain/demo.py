@@ -39,7 +39,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.objective = multitrain.objective(choice['variant'], expander_size=WIDTH, **row)
   config.pixels = multitrain.PIXELS
   config.augment = common.no_augmentation()
-  config.optimizer = multitrain.adamw(1e-3, warmup='50 steps')
+  config.optimizer = multitrain.adamw(1e-3, warmup='2 epochs')
   config.evaluation = {
     'every': 'never',
     'batch_size': 16,

@@ -174,7 +174,7 @@ def test_demo_traces_a_step(demo_data, arg):
     config.datasets[name].dir = str(demo_data / name)
   program = built(config)
   _, metrics = jax.eval_shape(
-    program.train_step, program.abstract_state, program.abstract_batch('mixed')
+    program.train_step, program.abstract_state, program.abstract_batch('stars')
   )
   names = set(config.datasets)
   assert {f'loss/{name}' for name in names} < set(metrics)
