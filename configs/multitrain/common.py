@@ -99,8 +99,7 @@ def experiment(
     side: px of the crops.
     epochs: one is the sum of the sizes of all datasets.
   """
-  config = _base(name, '32x3', datasets, side)
-  config.trunk.stochastic_depth_rate = 0.1
+  config = _base(name, '32x3', datasets, side, drop_path=0.1)
   config.duration = f'{epochs} epochs'
   config.tasks = {dataset: mlp_task(dataset) for dataset in datasets}
   config.objective = objective(variant, **row(ablation))
@@ -126,8 +125,7 @@ def baseline(name: str, frames: str, dataset: str, drop_path: float, epochs: int
     drop_path: highest rate of stochastic depth.
     epochs: with each video twice.
   """
-  config = _base(name, frames, (dataset,), side=224)
-  config.trunk.stochastic_depth_rate = drop_path
+  config = _base(name, frames, (dataset,), 224, drop_path)
   config.duration = f'{epochs} epochs'
   task = common.linear_task(dataset)
   task.head.update({'dropout_rate': 0.5, 'kernel_init': 'normal_0.02'})
@@ -138,25 +136,22 @@ def baseline(name: str, frames: str, dataset: str, drop_path: float, epochs: int
   return config
 
 
-def _base(name: str, frames: str, datasets: tuple[str, ...], side: int) -> ConfigDict:
+def _base(
+  name: str, frames: str, datasets: tuple[str, ...], side: int, drop_path: float
+) -> ConfigDict:
   config = ConfigDict()
   config.name = f'multitrain/{name}'
   config.seed = 0
   config.batch_size = 512
   config.compute_dtype = 'bfloat16'
-  config.trunk = trunks.mvit(frames)
+  config.trunk = trunks.mvit(frames, stochastic_depth=drop_path)
   config.datasets = {dataset: _dataset(dataset, frames, side) for dataset in datasets}
   config.pixels = PIXELS
   config.augment = common.no_augmentation()
   config.augment.rand_augment.update(common.rand_augment_from('rand-m7-n4-mstd0.5-inc1'))
   config.augment.mix.mixup_alpha = 0.8  # The paper gives none; that of MViT and of the code.
-  config.evaluation = {
-    'every': '5 epochs',
-    'batch_size': 64,
-    'joint_tasks': {},
-    'pictures': True,
-    'average': 'probabilities',
-  }
+  config.evaluation = common.evaluation('5 epochs', batch_size=64)
+  config.evaluation.average = 'probabilities'
   config.checkpoint = {'every': '1 epoch', 'keep': 2, 'best_metric': f'top1/{datasets[0]}'}
   config.log_every = '100 steps'
   config.init_from = common.from_scratch()
@@ -218,7 +213,7 @@ def adamw(learning_rate: float, warmup: str) -> ConfigDict:
   optimizer = common.adamw(learning_rate, warmup, weight_decay=0.05)
   optimizer.min_learning_rate = learning_rate / 100
   # Position tables and projections decay, as in the code; the paper does not say.
-  optimizer.no_decay = ('/bias$', '/scale$', '/log_sigma_')
+  optimizer.no_decay = ('/bias$', '/scale$', '(^|/)log_sigma')
   return optimizer
 
 

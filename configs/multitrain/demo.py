@@ -33,6 +33,16 @@ def get_config(arg: str = '') -> ConfigDict:
   config.log_every = '50 steps'
   config.compute_dtype = 'float32'
   config.trunk = trunks.mvit('16x4')
+  # Tokens of 4 x 12 x 12, then 4 x 6 x 6 and 4 x 3 x 3.
+  config.trunk.update(
+    {
+      'hidden_sizes': (32, 64, 128),
+      'num_layers': (1, 1, 1),
+      'num_heads': (1, 2, 4),
+      'query_strides': ((1, 1, 1), (1, 2, 2), (1, 2, 2)),
+      'key_value_strides': ((1, 4, 4), (1, 2, 2), (1, 1, 1)),
+    }
+  )
   config.datasets = {name: _dataset(name) for name in DATASETS}
   config.tasks = {name: _task(name) for name in DATASETS}
   row = multitrain.row(choice['objective'])
@@ -40,13 +50,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.pixels = multitrain.PIXELS
   config.augment = common.no_augmentation()
   config.optimizer = multitrain.adamw(1e-3, warmup='2 epochs')
-  config.evaluation = {
-    'every': 'never',
-    'batch_size': 16,
-    'joint_tasks': {},
-    'pictures': True,
-    'average': 'probabilities',
-  }
+  config.evaluation = common.evaluation('never', batch_size=16)
+  config.evaluation.average = 'probabilities'
   config.checkpoint = {'every': '500 steps', 'keep': 1, 'best_metric': ''}
   config.init_from = common.from_scratch()
   config.update(common.machinery(loader_threads=2))
