@@ -1,8 +1,8 @@
 """Attention that pools queries, keys and values on their grid (MViTv2, CVPR 2022, section 4)."""
 
-import itertools
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,8 +29,8 @@ def pooled_grid(grid: Sequence[int], stride: Sequence[int]) -> Size:
 def pool(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
   """Depthwise 3-D convolution, padded by half the kernel with zeros on every side.
 
-  On a CPU, where XLA's depthwise convolution takes 10 to 300 times longer, it is a sum of shifted
-  copies. `python -m benchmarks.mvit_pooling` compares these and other forms.
+  In programs for CPUs, where XLA's depthwise convolution takes 10 to 100 times as long, it is a sum of
+  shifted copies; `python -m benchmarks.mvit_pooling` compares these and other forms.
 
   Args:
     x: [B, T, H, W, C].
@@ -41,8 +41,8 @@ def pool(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
     [B, T', H', W', C], sizes by `pooled_grid`.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  if (jax.default_backend() if device is None else device.platform) == 'cpu':
-    return _pool_by_shifts(x, kernel, stride)
+  if device is not None and device.platform == 'cpu':
+    return pool_by_shifts(x, kernel, stride)
   return jax.lax.conv_general_dilated(
     x,
     kernel,
@@ -53,14 +53,58 @@ def pool(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
   )
 
 
-def _pool_by_shifts(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
-  sizes = pooled_grid(x.shape[1:4], stride)
-  x = jnp.pad(x, ((0, 0), *half(kernel.shape[:3]), (0, 0)))
-  total = jnp.zeros((), x.dtype)
-  for tap in itertools.product(*map(range, kernel.shape[:3])):
-    cells = (slice(i, i + (n - 1) * s + 1, s) for i, n, s in zip(tap, sizes, stride))
-    total += x[:, *cells] * kernel[tap]
-  return total
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pool_by_shifts(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
+  """What `pool` computes, one weight of the kernel after the other: a loop, as it compiles faster."""
+
+  def add(total: jax.Array, weight: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    return total + shifted(weight[0]) * weight[1], None
+
+  shifted = _shifts(x, kernel.shape[:3], stride)
+  zeros = jnp.zeros((x.shape[0], *pooled_grid(x.shape[1:4], stride), x.shape[-1]), jnp.float32)
+  weights = (_places(kernel), kernel.reshape(-1, x.shape[-1]))
+  return jax.lax.scan(add, zeros, weights)[0].astype(x.dtype)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: Size) -> tuple[jax.Array, Any]:
+  return pool_by_shifts(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: Size, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Of x: the flipped kernel on the gradient with zeros between its cells. Of the kernel: products."""
+  x, kernel = residuals
+  sizes = zip(x.shape[1:4], gradient.shape[1:4], stride)
+  gaps = [(0, size - (cells - 1) * step - 1, step - 1) for size, cells, step in sizes]
+  spread = jax.lax.pad(gradient, jnp.zeros((), x.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
+  of_x = pool_by_shifts(spread, kernel[::-1, ::-1, ::-1], (1, 1, 1))
+  shifted = _shifts(x, kernel.shape[:3], stride)
+
+  def of_weight(place: jax.Array) -> jax.Array:
+    return jnp.sum(shifted(place) * gradient, (0, 1, 2, 3), jnp.float32)
+
+  of_kernel = jax.lax.map(of_weight, _places(kernel)).reshape(kernel.shape)
+  return of_x, of_kernel.astype(kernel.dtype)
+
+
+pool_by_shifts.defvjp(_forward, _backward)
+
+
+def _shifts(x: jax.Array, kernel: Sequence[int], stride: Size) -> Callable[[jax.Array], jax.Array]:
+  """place [3] in the kernel -> what its weight there is multiplied with, [B, T', H', W', C]."""
+  t, h, w = stride
+  extent = [(n - 1) * step + 1 for n, step in zip(pooled_grid(x.shape[1:4], stride), stride)]
+  padded = jnp.pad(x, ((0, 0), *half(kernel), (0, 0)))
+  sizes = (x.shape[0], *extent, x.shape[-1])
+
+  def shifted(place: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_slice(padded, (0, *place, 0), sizes)[:, ::t, ::h, ::w]
+
+  return shifted
+
+
+def _places(kernel: jax.Array) -> np.ndarray:
+  """[kt*kh*kw, 3] places of the kernel's weights."""
+  return np.indices(kernel.shape[:3], np.int32).reshape(3, -1).T
 
 
 def half(kernel: Sequence[int]) -> list[tuple[int, int]]:

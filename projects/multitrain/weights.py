@@ -129,11 +129,11 @@ def _apart(arrays: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def _with_heads(arrays: Arrays) -> Arrays:
-  """Gives projections their axis of heads, whose width the pooling kernels have."""
+  """Gives projections their axis of heads, whose width their norms have."""
   result = dict(arrays)
   for name, array in arrays.items():
     if match := re.fullmatch(r'(.*/attention)/(query|key|value|out)/(kernel|bias)', name):
-      size = arrays[f'{match[1]}/query/pool_kernel'].shape[-1]
+      size = arrays[f'{match[1]}/query/norm/scale'].shape[-1]
       if match[2] != 'out':
         result[name] = array.reshape(*array.shape[:-1], -1, size)
       elif match[3] == 'kernel':
