@@ -213,6 +213,4 @@ def test_the_objective_on_a_models_recorded_outputs(model, variant, projection):
   if projection == 'added':
     np.testing.assert_allclose(of_sigma, arrays[f'{variant}/sigma_sq'], rtol=1e-4)
   informative = 0.1 * released_informative(arrays['train/out/expander'])
-  assert informative == pytest.approx(
-    arrays[f'loss/{variant}/informative_weighted_f64'], rel=1e-5
-  )
+  assert informative == pytest.approx(arrays[f'loss/{variant}/informative_weighted_f64'], rel=1e-5)
