@@ -280,7 +280,7 @@ def boxes(config):
   alone(config)
   config.tasks.a = common.detection_task('a', 'motion')
   config.datasets.a.boxes = common.boxes(4)
-  config.datasets.a.clip.sampling = 'keyframe'
+  config.datasets.a.update({'temporal_views': 1, 'clip': {'sampling': 'keyframe'}})
   config.mixture.sampling = 'weighted'
   config.objective.projection = 'none'
 
