@@ -92,18 +92,16 @@ def from_official(arrays: Mapping[str, np.ndarray], tasks: Mapping[str, str]) ->
     '/'-joined path -> array, as `params_file.write` takes them.
 
   Raises:
-    CheckpointMismatchError: names that the released model has not, or has but are missing here; or
-      `tasks` names a dataset that has no head.
+    CheckpointMismatchError: names that the released model has not; attention without its norms, whose
+      width is that of a head; or `tasks` names a dataset that has no head. Other arrays that are
+      missing are noticed by `init_from`.
   """
   apart = _apart(arrays)
   found = {name: _ours(name) for name in apart}
-  unknown = sorted(name for name, own in found.items() if own is None)
-  if unknown or 'patch_embed.proj.weight' not in arrays:
+  if unknown := sorted(name for name, own in found.items() if own is None):
     raise CheckpointMismatchError(
-      f'These {len(arrays)} arrays are not a state dict of the released MultiTrain: '
-      + (f'unknown names {unknown}. ' if unknown else 'no patch_embed.proj.weight. ')
-      + 'Expected those of its class MViT without a class token, of the model alone and without a '
-      'prefix such as `module.`.'
+      f'This is no state dict of the released MultiTrain, which has no {unknown}. Expected the names of '
+      'its class MViT without a class token, of the model alone and without a prefix such as `module.`.'
     )
   ours = {own[0]: own[1](apart[name]) for name, own in found.items() if own is not None}
   return _with_heads(_renamed(ours, tasks))
@@ -133,7 +131,10 @@ def _with_heads(arrays: Arrays) -> Arrays:
   result = dict(arrays)
   for name, array in arrays.items():
     if match := re.fullmatch(r'(.*/attention)/(query|key|value|out)/(kernel|bias)', name):
-      size = arrays[f'{match[1]}/query/norm/scale'].shape[-1]
+      norm = arrays.get(f'{match[1]}/query/norm/scale')
+      if norm is None:
+        raise CheckpointMismatchError(f'{match[1]}: there is no attn.norm_q.weight of this block.')
+      size = norm.shape[-1]
       if match[2] != 'out':
         result[name] = array.reshape(*array.shape[:-1], -1, size)
       elif match[3] == 'kernel':

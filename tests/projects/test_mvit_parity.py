@@ -16,6 +16,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from configs.multitrain import trunks
 from models.heads import LinearHead, MLPHead
 from models.video_model import VideoModel
 from projects.multitrain import weights
@@ -79,11 +80,10 @@ def model_of(about):
   return VideoModel(trunk, {name: MLPHead(num_classes=classes) for name, classes in sizes})
 
 
-def loaded(model, arrays, video):
-  """Parameters of the model, all from the state dict, and the objective's."""
+def loaded(model, source, video):
+  """Parameters of the model, all from the converted state dict, and the objective's."""
   init = functools.partial(model.init, train=False)
   shapes = flax.core.meta.unbox(jax.eval_shape(init, jax.random.key(0), video))['params']
-  source = weights.from_official(arrays, {})
   options = InitFromConfig(path='', load_head=True)
   params, report = load_pretrained(
     shapes, source, grid=model.trunk.patch_grid(video.shape), options=options
@@ -100,7 +100,13 @@ def case(name):
   arrays, about = read(name)
   model = model_of(about)
   video = np.moveaxis(arrays['io']['input'], 1, -1)
-  return model, *loaded(model, arrays['weights'], video), video, arrays, about
+  return (
+    model,
+    *loaded(model, weights.from_official(arrays['weights'], {}), video),
+    video,
+    arrays,
+    about,
+  )
 
 
 @functools.cache
@@ -211,6 +217,26 @@ def test_gradients(name):
   for name, gradient in expected.items():
     own = found['heads_head/' + name if name.startswith('output') else 'trunk/' + name]
     close(own, gradient, about['tolerance']['grad_rel_to_max'], name)
+
+
+@pytest.mark.parametrize('path', sorted(COLLECTION.glob('full_*.json')), ids=lambda path: path.stem)
+def test_published_models_have_our_parameters(path):
+  """Every name and shape of models at their full size."""
+  about = json.loads(path.read_text())
+  official = {name: np.broadcast_to(np.float32(0), shape) for name, shape in about['parameters']}
+  source = weights.from_official(official, {})
+  config = about['model_config']
+  heads = {'head': LinearHead(num_classes=config['NUM_CLASSES'])}
+  if config['USE_MULTI_HEAD']:
+    sizes = zip(config['MULTI_DATASETS'], config['MULTI_NUM_CLASSES'])
+    heads = {name: MLPHead(num_classes=classes) for name, classes in sizes}
+  fields = trunks.mvit('32x3').to_dict()
+  del fields['name']
+  video = jax.ShapeDtypeStruct((1, 32, 224, 224, 3), np.float32)
+  loaded(VideoModel(MViT(**fields), heads), source, video)
+  objective = {k: v.size for k, v in source.items() if k.startswith('objective/')}
+  assert sum(x.size for x in source.values()) == about['params']
+  assert about['params'] - sum(objective.values()) == about['params_inference']
 
 
 def recorded_gradients(state, gradients):
