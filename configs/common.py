@@ -18,7 +18,7 @@ VIT_SIZES = {
 
 
 # Parameters that weight decay leaves alone, as regular expressions over their paths.
-NO_DECAY = ('/bias$', '/scale$', 'pos_embedding$', '(^|/)cls')
+NO_DECAY = ('/bias$', '/scale$', 'pos_embedding$', '(^|/)cls', '(^|/)log_sigma')
 
 
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
@@ -249,6 +249,19 @@ def boxes(max_boxes: int, **changes: Any) -> ConfigDict:
     }
   )
   return changed(group, changes, 'boxes')
+
+
+def evaluation(every: str, batch_size: int) -> ConfigDict:
+  """When to evaluate and how: the whole group, so that every key can be overridden."""
+  return ConfigDict(
+    {
+      'every': every,
+      'batch_size': batch_size,
+      'average': 'logits',  # or 'probabilities', over a video's views
+      'joint_tasks': {},
+      'pictures': True,
+    }
+  )
 
 
 def weighted_sum_objective() -> ConfigDict:

@@ -89,6 +89,36 @@ class LinearHead(OutputLayers, kw_only=True):
     return self.classify(pooled, train)
 
 
+class MLPHead(OutputLayers, kw_only=True):
+  """Dense, exact GELU, then `OutputLayers`: MultiTrain's head (supplement, section 2.1).
+
+  Its paper has dropout after the GELU; its released code drops logits as well.
+
+  Attributes:
+    hidden_size: width between the two layers. Their kernels are drawn from N(0, 0.02), the second
+      unless `kernel_init` says otherwise.
+    logits_dropout_rate: on the logits.
+  """
+
+  hidden_size: int = 2048
+  logits_dropout_rate: float = 0.0
+  kernel_init: str = 'normal_0.02'
+
+  @nn.compact
+  def __call__(self, features: Features, *, train: bool) -> jax.Array:
+    """Returns float32 logits [B, K]."""
+    x = nn.Dense(
+      self.hidden_size,
+      kernel_init=layers.partitioned(KERNEL_INITS['normal_0.02'], 'embed', 'mlp'),
+      bias_init=layers.partitioned(nn.initializers.zeros, 'mlp'),
+      dtype=self.dtype,
+      name='hidden',
+    )(features.pooled)
+    logits = self.classify(layers.activation('erf')(x), train)
+    drop = nn.Dropout(self.logits_dropout_rate, name='logits_dropout')
+    return drop(logits, deterministic=not train)
+
+
 class DetectionHead(OutputLayers, kw_only=True):
   """ROI-Align on the tokens of each box's tube, then `OutputLayers` (Beyond Transfer Learning, Eq. 1-2).
 

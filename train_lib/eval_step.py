@@ -30,9 +30,11 @@ def make_eval_step(
     _, logits = model.apply(
       variables, video, boxes=batch.get('boxes'), tasks=tuple(batch['label']), train=False
     )
-    # Logits of a video are the mean over its views (ViViT, section 4.1); boxes have one view.
     on_boxes = {name for name in logits if experiment.tasks[name].on_boxes}
-    logits = {k: v if k in on_boxes else v.reshape(b, views, -1).mean(1) for k, v in logits.items()}
+    logits = {  # Boxes have one view.
+      k: v if k in on_boxes else _over_views(experiment, k, v.reshape(b, views, -1))
+      for k, v in logits.items()
+    }
     targets, masks = targets_of(batch['label'], facts), masks_of(experiment, batch)
     for name in on_boxes:  # Detected boxes have no labels: they are for the protocol.
       masks[name] *= jnp.any(targets[name] > 0, -1)
@@ -50,6 +52,19 @@ def make_eval_step(
     }
 
   return eval_step
+
+
+def _over_views(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
+  """Logits of videos [B, K] from those of their views [B, V, K].
+
+  Their mean (ViViT, section 4.1), or those whose probabilities are the mean of the views'.
+  """
+  if experiment.evaluation.average == 'logits':
+    return logits.mean(1)
+  if experiment.tasks[task].loss == 'softmax':
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), 1) - jnp.log(logits.shape[1])
+  on, off = (jax.nn.logsumexp(jax.nn.log_sigmoid(x), 1) for x in (logits, -logits))
+  return on - off
 
 
 def _eval_metrics(

@@ -188,6 +188,8 @@ class EvaluationConfig:
   Attributes:
     every: Interval, or `'never'`; training always ends with an evaluation.
     batch_size: Global number of videos a batch (each holds all its views).
+    average: What is averaged over a video's views: `'logits'`, or `'probabilities'`, after softmax or
+      sigmoid.
     joint_tasks: Metric name -> tasks whose top-scoring combination must be right, such as
       `{'action': ('verb', 'noun')}` of Epic Kitchens.
     pictures: Whether to write the confusion matrix and the contact sheet.
@@ -195,6 +197,7 @@ class EvaluationConfig:
 
   every: str
   batch_size: int
+  average: Literal['logits', 'probabilities'] = 'logits'
   joint_tasks: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   pictures: bool = True
 

@@ -48,7 +48,10 @@ def mix(
 
   Where examples of several datasets are mixed, each task's label is that of the partners that carry
   it, and its weight their share of the clip: with a clip of 0.7 of dataset A and 0.3 of B, A's loss
-  counts 0.7 and B's 0.3, each against its own label.
+  counts 0.7 and B's 0.3, each against its own label. So labels remain distributions, the weights of a
+  clip's labels sum to 1, and both heads learn from it. DEVIATION: MultiTrain's paper does not say how
+  it mixes labels; its released code leaves B's label out and weighs A's 1, whose row then sums to
+  about 0.7.
 
   Args:
     key: one random key.

@@ -6,12 +6,12 @@ nor an evaluation is given them. A classmethod `check(experiment, facts)`, if it
 ConfigError for what it cannot train.
 """
 
-import dataclasses
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from models.features import Features
 from train_lib import losses
@@ -20,7 +20,7 @@ from train_lib.experiment import TaskConfig
 Array = jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class ModelOutputs:
   """What an objective sees.
 

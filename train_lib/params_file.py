@@ -32,22 +32,30 @@ def write(path: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> int
   Raises:
     ConfigError: The name does not end in `.npz`, or the file cannot be written.
   """
+  arrays = pretrained_vit.flatten(model_params(params))
+  write_arrays(path, {**arrays, _META: np.asarray(json.dumps(meta))})
+  return sum(array.size for array in arrays.values())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes arrays by name to an `.npz` that appears when it is complete.
+
+  Raises:
+    ConfigError: As `write`.
+  """
   if path.suffix != '.npz':
     raise ConfigError(f'--out={path}: expected a name that ends in .npz, got {path.suffix!r}.')
-  arrays = pretrained_vit.flatten(model_params(params))
-  contents: dict[str, Any] = {**arrays, _META: np.asarray(json.dumps(meta))}
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
       part = Path(folder) / path.name
       with part.open('wb') as file:
-        np.savez(file, **contents)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
       part.replace(path)
   except OSError as error:
     raise ConfigError(f'--out={path} cannot be written: {error.strerror}.') from error
-  return sum(array.size for array in arrays.values())
 
 
 def read_meta(path: str) -> dict[str, Any] | None:

@@ -374,9 +374,9 @@ class _Plan:
 
   def _target_sizes(self, path: str) -> tuple[tuple[int, ...], int]:
     """The axes of the model's table, and how often an image's table is repeated along time."""
-    if '/TemporalTransformer/' in path:
+    if '/TemporalTransformer/' in path or '/posembed_time/' in path:
       return self.grid[:1], 1
-    if '/SpatialTransformer/' in path:
+    if '/SpatialTransformer/' in path or '/posembed_space/' in path:
       return self.grid[1:], 1
     return (self.grid, 1) if self.checkpoint.is_video else (self.grid[1:], self.grid[0])
 

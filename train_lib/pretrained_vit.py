@@ -322,6 +322,8 @@ _LAYOUTS: tuple[tuple[str, Callable[[set[str]], bool], Callable[[Arrays, int], A
     lambda keys: any(key.endswith('embeddings.patch_embeddings.projection.weight') for key in keys),
     _from_hugging_face,
   ),
+  # Any other trunk of this project, in its own names.
+  ('tubelet', lambda keys: 'embedding/kernel' in keys, _from_scenic),
 )
 
 

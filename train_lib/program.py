@@ -76,7 +76,9 @@ class Program:
     """(nt, nh, nw) that the trunk's position tables are for."""
     trunk, first = self.experiment.trunk, next(iter(self.experiment.datasets))
     own: tuple[int, int, int] | None = trunk.arguments.get('position_grid')
-    return own or self.model.trunk.grid(input_shape(self.experiment, first, 1))
+    # The grid of a trunk that pools is smaller than that of its patches.
+    grid = getattr(self.model.trunk, 'patch_grid', self.model.trunk.grid)
+    return own or grid(input_shape(self.experiment, first, 1))
 
   @property
   def num_structures(self) -> int:

@@ -51,7 +51,7 @@ def experiment(
   config.pixels = common.CENTRED_PIXELS
   config.augment = common.no_augmentation()
   config.optimizer = common.sgd_momentum(0.2, warmup='2.5 epochs')
-  config.evaluation = {'every': '1 epoch', 'batch_size': 64, 'joint_tasks': {}, 'pictures': True}
+  config.evaluation = common.evaluation('1 epoch', batch_size=64)
   first = datasets[0]
   best = f'mAP/{first}' if first in DETECTION else f'top1/{first}'
   config.checkpoint = {'every': '2000 steps', 'keep': 2, 'best_metric': best}

@@ -54,7 +54,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.pixels = common.CENTRED_PIXELS
   config.augment = common.no_augmentation()
   config.optimizer = common.adamw(2e-3, warmup='50 steps', weight_decay=0.05)
-  config.evaluation = {'every': 'never', 'batch_size': 16, 'joint_tasks': {}, 'pictures': True}
+  config.evaluation = common.evaluation('never', batch_size=16)
   config.checkpoint = {'every': '500 steps', 'keep': 1, 'best_metric': ''}
   config.init_from = common.from_scratch()
   config.update(common.machinery(loader_threads=2))

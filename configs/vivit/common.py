@@ -113,7 +113,7 @@ def experiment(
   config.augment.rand_augment.update({'num_layers': layers, 'magnitude': float(magnitude)})
   config.augment.mix.mixup_alpha = recipe.get('mixup', 0.0)
   config.optimizer = common.sgd_momentum(recipe['learning_rate'], warmup='2.5 epochs')
-  config.evaluation = {'every': '5 epochs', 'batch_size': 64, 'joint_tasks': {}, 'pictures': True}
+  config.evaluation = common.evaluation('5 epochs', batch_size=64)
   main_metric = f'top1/{dataset}'
   if dataset == 'epic_kitchens':
     config.evaluation.joint_tasks = {'action': ('verb', 'noun')}

@@ -51,12 +51,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.pixels = common.CENTRED_PIXELS
   config.augment = common.no_augmentation()
   config.optimizer = common.adamw(2e-3, warmup='50 steps', weight_decay=0.05)
-  config.evaluation = {
-    'every': '400 steps',
-    'batch_size': 16,
-    'joint_tasks': {},
-    'pictures': True,
-  }
+  config.evaluation = common.evaluation('400 steps', batch_size=16)
   config.checkpoint = {'every': '400 steps', 'keep': 2, 'best_metric': 'top1/motion'}
   config.init_from = common.from_scratch()
   config.update(common.machinery(loader_threads=2))

@@ -48,7 +48,7 @@ def get_config(arg: str = '') -> ConfigDict:
   config.augment = common.no_augmentation()
   config.augment.color_jitter.prob = 0.8
   config.optimizer = common.adamw(1e-4, warmup='1 epoch', weight_decay=0.05)
-  config.evaluation = {'every': '5 epochs', 'batch_size': 8, 'joint_tasks': {}, 'pictures': True}
+  config.evaluation = common.evaluation('5 epochs', batch_size=8)
   config.checkpoint = {'every': '5 epochs', 'keep': 2, 'best_metric': 'top1/label'}
   config.init_from = common.from_scratch()
   config.update(common.machinery(loader_threads=4))

@@ -25,8 +25,8 @@ class MultiTrain(nn.Module):
   """Variance and covariance of an embedding, and a loss of each task that others' logits take part in.
 
   Task k's logits Y_k are joined by linear projections W_ik Y_i of the raw logits of every task i of
-  another dataset; tasks of one dataset (such as verb and noun) do not project to each other. Heads may
-  be of softmax or sigmoid tasks. In a batch without labels of a task all its terms are 0.
+  another dataset; tasks of one dataset (such as verb and noun) do not project to each other. Heads are
+  of clips, their losses softmax or sigmoid. In a batch without labels of a task all its terms are 0.
 
   Statistics are over the examples that a step differentiates together: the batch of all hosts, or with
   `grad_accumulation` each of its parts. Padding does not enter them. They are float32, as is the
@@ -130,6 +130,11 @@ class MultiTrain(nn.Module):
     check_integer('objective', 'expander_size', objective.expander_size, 1, 1 << 20)
     _check_datasets(experiment, objective.projection)
     for name, task in experiment.tasks.items():
+      if task.on_boxes:
+        raise ConfigError(
+          f'`tasks.{name}` has a head on boxes, but the objective is one of whole clips: use a head of '
+          'clips, or train_lib.objective:WeightedSum.'
+        )
       if task.loss == 'softmax' and facts.num_classes(name) < 2:
         raise ConfigError(
           f'`tasks.{name}` has one class, {facts.class_names[name][0]!r}, in {facts.source}: a softmax '

@@ -1,6 +1,7 @@
 """Heads and the model that joins them to a trunk."""
 
 import functools
+import math
 
 import flax
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 from errors import ConfigError
 from models.features import Features
-from models.heads import DetectionHead, LinearHead, MAPHead
+from models.heads import DetectionHead, LinearHead, MAPHead, MLPHead
 from models.roi_align import roi_align
 from models.video_model import VideoModel
 from models.vivit import ViViT
@@ -48,6 +49,7 @@ def test_linear_head_is_pre_logits_tanh_projection():
   'head',
   [
     LinearHead(num_classes=3, representation_size=5, dtype=jnp.bfloat16),
+    MLPHead(num_classes=3, hidden_size=5, dtype=jnp.bfloat16),
     MAPHead(num_classes=3, num_heads=2, mlp_dim=16, dtype=jnp.bfloat16),
   ],
 )
@@ -81,6 +83,41 @@ def test_mean_pooling_reads_the_tokens():
   projection = params['params']['output_projection']
   expected = FEATURES.tokens.mean(axis=1) @ projection['kernel'] + projection['bias']
   np.testing.assert_allclose(head.apply(params, FEATURES, train=False), expected, atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def mlp():
+  head = MLPHead(num_classes=3, hidden_size=600)
+  return head, init(head)
+
+
+def test_mlp_head_is_two_layers_with_an_exact_gelu(mlp):
+  head, params = mlp
+  hidden, output = (params['params'][name] for name in ('hidden', 'output_projection'))
+  assert set(params['params']) == {'hidden', 'output_projection'}
+  x = np.float64(FEATURES.pooled @ hidden['kernel'] + hidden['bias'])
+  x = x * (1 + np.vectorize(math.erf)(x / 2**0.5)) / 2
+  logits = head.apply(params, FEATURES, train=False)
+  np.testing.assert_allclose(logits, x @ output['kernel'] + output['bias'], atol=1e-6)
+  for layer in (hidden, output):
+    assert layer['kernel'].std() == pytest.approx(0.02, rel=0.05)
+    assert not layer['bias'].any()
+
+
+def test_mlp_head_drops_hidden_units_and_with_an_option_logits(mlp):
+  head, params = mlp
+  calm = head.apply(params, FEATURES, train=False)
+
+  def noisy(**rates):
+    rngs = {'dropout': jax.random.key(3)}
+    return head.clone(**rates).apply(params, FEATURES, train=True, rngs=rngs)
+
+  np.testing.assert_array_equal(noisy(), calm)
+  hidden = noisy(dropout_rate=0.5)
+  assert hidden.all() and (hidden != calm).all()
+  logits = noisy(logits_dropout_rate=0.5)
+  np.testing.assert_array_equal(logits, jnp.where(logits == 0, 0, 2 * calm))
+  assert 0 < (logits == 0).sum() < logits.size
 
 
 CLIP = Features(

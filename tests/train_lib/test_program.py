@@ -69,17 +69,56 @@ def test_padding_does_not_count(tiny_config, build):
   assert float(metrics['loss/motion'][1]) == 3.0
 
 
-def test_logits_are_averaged_over_views(tiny_config, build):
-  program, *_ = build(fake(tiny_config, head='PixelHead'))
+# Brightness of the three views of six videos.
+VIEWS = np.uint8(
+  [[0, 128, 255], [255, 255, 0], [10, 20, 30], [250, 200, 240], [0, 0, 255], [128, 0, 255]]
+)
+
+
+def evaluate_views(config, build, average):
+  """The first logit of each view [6, 3], the others being 0, and what the eval step gives."""
+  config.evaluation.average = average
+  program, *_ = build(fake(config, head='PixelHead'))
   batch = batch_of(program, 8, size=6, views=3)
+  batch['inputs'] = np.broadcast_to(VIEWS[..., None, None, None, None], batch['inputs'].shape)
+  if config.tasks.motion.loss == 'sigmoid':
+    batch['label']['motion'] = np.eye(8, dtype=np.float32)[:6]
   result = program.eval_step(program.init().eval_variables, program.to_device(batch))
-  mean = (batch['inputs'].reshape(6, -1).mean(1) / 255 - 0.5) / 0.5
-  expected = np.exp(mean) / (np.exp(mean) + 7)
-  classes = result['top_classes']['motion']
-  probability = np.where(classes == 0, result['top_probabilities']['motion'], 0).sum(1)
-  shown = (np.asarray(classes) == 0).any(1)
-  np.testing.assert_allclose(probability[shown], expected[shown], rtol=1e-4)
-  assert shown.sum() > 0
+  return VIEWS / 127.5 - 1, result
+
+
+def check_probabilities(result, first, others):
+  """Compares with the probabilities [6] of class 0 and of each other class."""
+  classes = np.asarray(result['top_classes']['motion'])
+  expected = np.where(classes == 0, first[:, None], others[:, None])
+  np.testing.assert_allclose(result['top_probabilities']['motion'], expected, rtol=1e-5)
+  assert 0 < (classes == 0).any(1).sum() < 6
+
+
+def test_logits_are_averaged_over_views(tiny_config, build):
+  logits, result = evaluate_views(tiny_config, build, 'logits')
+  odds = np.exp(logits.mean(1))
+  check_probabilities(result, odds / (odds + 7), 1 / (odds + 7))
+
+
+def test_probabilities_are_averaged_over_views(tiny_config, build):
+  logits, result = evaluate_views(tiny_config, build, 'probabilities')
+  odds = np.exp(logits)
+  first, others = (odds / (odds + 7)).mean(1), (1 / (odds + 7)).mean(1)
+  check_probabilities(result, first, others)
+  # The loss is that of these probabilities; the labels are 0 to 5.
+  loss = -np.log([first[0], *others[1:]]).sum()
+  assert float(result['metrics']['loss/motion'][0]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_probabilities_of_several_labels_are_averaged_over_views(tiny_config, build):
+  tiny_config.tasks.motion.loss = 'sigmoid'
+  tiny_config.checkpoint.best_metric = ''
+  logits, result = evaluate_views(tiny_config, build, 'probabilities')
+  first = (1 / (1 + np.exp(-logits))).mean(1)
+  check_probabilities(result, first, np.full(6, 0.5))
+  loss = -np.log([first[0], *(1 - first[1:])]).sum() + 6 * 7 * np.log(2)
+  assert float(result['metrics']['loss/motion'][0]) == pytest.approx(loss, rel=1e-5)
 
 
 def test_joint_metric_is_the_top_scoring_pair(tiny_config, build):

@@ -1,0 +1,65 @@
+"""Turns a checkpoint of the released MultiTrain code into a file that `init_from.path` reads.
+
+  python -m projects.multitrain.import_weights --checkpoint=official.safetensors --out=multitrain.npz \\
+      [--tasks=kinetics=kinetics400,mit=moments_in_time]
+
+The checkpoint holds the model's state dict by its PyTorch names, as .npz or .safetensors. With --tasks
+its datasets get the names of a config's tasks. Then `--config.init_from.path=multitrain.npz` with
+`--config.init_from.load_head=True` loads the heads and what belongs to the objective, too.
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from errors import ConfigError, TubeletError
+from projects.multitrain import weights
+from train_lib import params_file, pretrained_vit
+from train_lib.state import OBJECTIVE
+
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', None, 'State dict by official names, .npz or .safetensors.', required=True
+)
+_OUT = flags.DEFINE_string('out', None, 'The .npz to write.', required=True)
+_TASKS = flags.DEFINE_list('tasks', [], 'OFFICIAL_DATASET=TASK, separated by commas.')
+
+
+def main() -> None:
+  """Reads, converts, writes and says what was written."""
+  if not Path(_CHECKPOINT.value).is_file():
+    raise ConfigError(f'--checkpoint={_CHECKPOINT.value}: there is no such file.')
+  official = pretrained_vit.read_arrays(_CHECKPOINT.value)
+  arrays = weights.from_official(official, _tasks(_TASKS.value))
+  params_file.write_arrays(Path(_OUT.value), arrays)
+  sizes = {'trunk': 0, 'heads': 0, 'objective': 0}
+  for name, array in arrays.items():
+    scope = name.split('/')[0]
+    head = scope.startswith('heads_') or scope == 'output_projection'
+    sizes[scope if scope == OBJECTIVE else 'heads' if head else 'trunk'] += array.size
+  parts = ', '.join(f'{name} {size:,}' for name, size in sizes.items())
+  print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}).')
+
+
+def _tasks(pairs: list[str]) -> dict[str, str]:
+  """Raises ConfigError unless every item is `dataset=task`."""
+  for pair in pairs:
+    if pair.count('=') != 1 or not all(pair.split('=')):
+      raise ConfigError(f'--tasks: expected items such as kinetics=kinetics400, got {pair!r}.')
+  return dict(pair.split('=') for pair in pairs)  # type: ignore[misc]
+
+
+def _run(argv: list[str]) -> None:
+  if len(argv) > 1:
+    sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
+  try:
+    main()
+  except TubeletError as error:
+    print(f'{type(error).__name__}: {error}', file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+if __name__ == '__main__':
+  app.run(_run)
