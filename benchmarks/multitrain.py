@@ -33,8 +33,12 @@ _STRATEGIES = flags.DEFINE_list(
 _EPOCHS = flags.DEFINE_integer(
   'epochs', demo.EPOCHS, 'Epochs of each run, more than the 2 of the warm-up.', lower_bound=3
 )
-_DATA = flags.DEFINE_string('data', demo.DATA, 'Where the datasets are, or are written to.')
-_OUT = flags.DEFINE_string('out', 'runs/multitrain', 'Folder of the runs and results.')
+_DATA = flags.DEFINE_string(
+  'data', demo.DATA, 'Where the datasets are, or are written to.', allow_override=True
+)
+_OUT = flags.DEFINE_string(
+  'out', 'runs/multitrain', 'Folder of the runs and results.', allow_override=True
+)
 
 _MEAN = 'mean top-1'
 COMPARISON = comparison.Comparison(
