@@ -1,11 +1,15 @@
-"""What a person reads while a run goes: plain lines from the first process."""
+"""What a person reads while a run goes: plain lines from the first process; and commands of projects."""
 
+import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import jax
+from absl import app
 from rich.progress import track
+
+from errors import TubeletError
 
 T = TypeVar('T')
 
@@ -28,6 +32,22 @@ def duration(seconds: float) -> str:
 def scalars(values: dict[str, float]) -> str:
   """`{'loss': 0.5}` -> `'loss 0.5'`, joined by bars."""
   return ' | '.join(f'{name} {value:.4g}' for name, value in values.items())
+
+
+def run_command(main: Callable[[], None]) -> None:
+  """Parses absl's flags and calls `main`; a named error ends with a message and its exit code."""
+
+  def run(argv: list[str]) -> None:
+    if len(argv) > 1:
+      sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
+    try:
+      main()
+    except TubeletError as error:
+      print(f'{type(error).__name__}: {error}', file=sys.stderr)
+      sys.exit(error.exit_code)
+
+  app.run(run)
 
 
 def progress(items: Iterable[T], title: str, total: int) -> Iterable[T]:

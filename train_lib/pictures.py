@@ -1,4 +1,4 @@
-"""PNG pictures: the confusion matrix of an evaluation, and contact sheets of clips.
+"""PNG pictures: the confusion matrix of an evaluation, contact sheets of clips; and what they share.
 
 matplotlib is used through its objects with the Agg backend: no display, no global state, usable
 from any thread.
@@ -104,13 +104,13 @@ def confusion_matrix_png(
     figure = _small_matrix(confusion, rates, class_names)
   else:
     figure = _large_matrix(confusion, rates, class_names)
-  _save(figure, Path(path))
+  save_png(figure, Path(path))
 
 
 def _small_matrix(confusion: np.ndarray, rates: np.ndarray, names: Sequence[str]) -> Figure:
   classes = len(names)
   cell = 0.62 if classes <= _MAX_NUMBERED else 0.3
-  labels = [_shorten(name, 28) for name in names]
+  labels = [shorten(name, 28) for name in names]
   margin = 0.4 + 0.085 * max(map(len, labels))
   side = max(cell * classes, 2.8)
   figure = Figure(figsize=(margin + side + 1.1, margin + side + 1.0), layout='constrained')
@@ -197,8 +197,8 @@ def _list_confusions(
   for row, (true, predicted) in enumerate(top_confusions(confusion, _LISTED), start=1):
     y = 1 - (row + 0.5) * step
     cells = (
-      _shorten(names[true], 26),
-      _shorten(names[predicted], 30),
+      shorten(names[true], 26),
+      shorten(names[predicted], 30),
       f'{int(confusion[true, predicted])}',
       f'{rates[true, predicted]:.0%}',
     )
@@ -230,7 +230,7 @@ def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> No
     for title, color, found in (('Wrong', _WRONG, wrong), ('Right', _RIGHT, right))
     if found
   ]
-  _save(_draw_sheet(sections, 8.8), Path(path))
+  save_png(_draw_sheet(sections, 8.8), Path(path))
 
 
 def sample_sheet_png(
@@ -248,7 +248,7 @@ def sample_sheet_png(
     DataError: frames of another shape or dtype.
   """
   _check_frames(path, samples)
-  _save(_draw_sheet([_Section(title, subtitle, _INK, samples)], 12.4), Path(path))
+  save_png(_draw_sheet([_Section(title, subtitle, _INK, samples)], 12.4), Path(path))
 
 
 def _check_frames(path: str | os.PathLike[str], clips: Sequence[Clip | Sample]) -> None:
@@ -354,18 +354,18 @@ def _draw_marks(
 
 
 def _draw_lines(axes: Axes, sample: Sample, left: float, top: float) -> None:
-  title = _shorten(sample.title, 40)
+  title = shorten(sample.title, 40)
   axes.text(left, top + 0.1, title, color=_INK, fontsize=10, weight='bold', va='center')
   for row, line in enumerate(sample.lines):
     y = top + 0.34 + 0.19 * row
-    axes.text(left, y, _shorten(line, 54), color=_MUTED, fontsize=8, va='center')
+    axes.text(left, y, shorten(line, 54), color=_MUTED, fontsize=8, va='center')
 
 
 def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -> None:
   """The true name above a bar per prediction."""
-  title = _shorten(clip.true_name, 24)
+  title = shorten(clip.true_name, 24)
   axes.text(left, top + 0.1, title, color=_INK, fontsize=10, weight='bold', va='center')
-  right, key = left + 3.0, _shorten(clip.key, 24)
+  right, key = left + 3.0, shorten(clip.key, 24)
   axes.text(right, top + 0.1, key, color=_MUTED, fontsize=6.5, va='center', ha='right')
   for row, (name, probability) in enumerate(clip.predictions[:4]):
     y = top + 0.34 + 0.21 * row
@@ -373,18 +373,19 @@ def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -
     axes.barh(y, 0.6, height=0.11, left=left, color='#eef0f3')
     axes.barh(y, 0.6 * probability, height=0.11, left=left, color=_RIGHT if is_true else '#9aa3b2')
     text_color = _INK if is_true else _MUTED
-    label = f'{probability:4.0%}  {_shorten(name, 30)}'
+    label = f'{probability:4.0%}  {shorten(name, 30)}'
     axes.text(left + 0.68, y, label, color=text_color, fontsize=8.5, va='center')
 
 
 # --- Shared ---
 
 
-def _shorten(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
+  """At most `width` characters, the last an ellipsis where it was longer."""
   return text if len(text) <= width else text[: width - 1].rstrip() + '…'
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
   """Writes the PNG beside its place and renames it, so that a reader never sees half a file."""
   FigureCanvasAgg(figure)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')

@@ -11,16 +11,15 @@ ap.png (AP of each class) and rejected.csv (every row with a flaw, whether it co
 """
 
 import json
-import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from datasets import label_map
-from errors import ConfigError, TubeletError
+from errors import ConfigError
 from projects.cofinetune import ava, ava_chart, ava_csv, ava_report
+from train_lib.console import run_command
 from train_lib.files import write_atomically
 
 _GROUNDTRUTH = flags.DEFINE_string(
@@ -81,16 +80,5 @@ def _write(
   return [f'Written: {folder / name}' for name in (*texts, 'ap.png')]
 
 
-def _run(argv: list[str]) -> None:
-  if len(argv) > 1:
-    sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
-  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
-  try:
-    main()
-  except TubeletError as error:
-    print(f'{type(error).__name__}: {error}', file=sys.stderr)
-    sys.exit(error.exit_code)
-
-
 if __name__ == '__main__':
-  app.run(_run)
+  run_command(main)
