@@ -11,14 +11,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
-import json, sys
+import dataclasses, json, sys
 sys.path[:0] = [{root!r}, {here!r}]
 import jax
 import numpy as np
+from flax import linen as nn
 from configs.common import rand_augment_from
 from conftest import make_tiny_config
+from models.features import Features
+from projects.multitrain.objective import MultiTrain
 from train_lib import data, experiment as experiment_lib
-from train_lib.mesh import batch_sharding, make_mesh
+from train_lib.configuration import Component
+from train_lib.experiment import MeshConfig, TaskConfig
+from train_lib.mesh import batch_sharding, make_mesh, replicated
+from train_lib.objective import ModelOutputs
 from train_lib.program import build_program, prepare
 
 STEPS = 20
@@ -73,9 +79,43 @@ def augmented(devices):
   collectives = ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter')
   return np.asarray(compiled(jax.device_put(batch, sharding))), [c for c in collectives if c in text]
 
+def multitrain(devices):
+  # Terms of an objective with statistics over the batch, and gradients; two examples a device, of which
+  # the last is padding.
+  rng, n = np.random.default_rng(0), 16
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  owner = np.arange(n) % 2
+  tasks = {{name: TaskConfig(name, 'x', Component('models.heads:LinearHead', {{}})) for name in 'ab'}}
+  logits = {{'a': draw(n, 3), 'b': draw(n, 4)}}
+  outputs = ModelOutputs(
+    Features(draw(n, 1, 6), draw(n, 6), (1, 1, 1)),
+    logits,
+    {{name: np.eye(x.shape[1], dtype=np.float32)[rng.integers(0, 3, n)] for name, x in logits.items()}},
+    {{name: np.float32((owner == i) & (np.arange(n) < n - 1)) for i, name in enumerate('ab')}},
+  )
+  objective = MultiTrain(tasks, expander_size=8)
+  params = nn.meta.unbox(jax.eval_shape(objective.init, jax.random.key(0), outputs))['params']
+  params = jax.tree.map(lambda x: draw(*x.shape), params)
+  mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+
+  def loss(params, logits, pooled, rest):
+    features = dataclasses.replace(rest.features, pooled=pooled)
+    changed = dataclasses.replace(rest, features=features, logits=logits)
+    return objective.apply({{'params': params}}, changed)
+
+  run = jax.jit(
+    jax.value_and_grad(loss, (0, 1, 2), has_aux=True),
+    in_shardings=(replicated(mesh), *[batch_sharding(mesh)] * 3),
+  )
+  (total, terms), gradients = run(params, outputs.logits, outputs.features.pooled, outputs)
+  leaves = jax.tree_util.tree_leaves_with_path(gradients)
+  named = {{jax.tree_util.keystr(path): np.asarray(x).ravel().tolist() for path, x in leaves}}
+  return {{'terms': {{'loss': float(total), **{{k: float(x) for k, x in terms.items()}}}}, 'gradients': named}}
+
 one, _ = augmented(1)
 eight, collectives = augmented(8)
 print(json.dumps({{
+  'multitrain': [multitrain(1), multitrain(8)],
   'augmented': {{
     'collectives': collectives,
     'different': float(np.mean(np.abs(one - eight) > 1e-5)),
@@ -106,6 +146,11 @@ def test_one_program_on_every_mesh(demo_data_dir):
   assert done.returncode == 0, done.stderr[-3000:]
   results = json.loads(done.stdout.splitlines()[-1])
   augmented = results.pop('augmented')
+  alone, shared = results.pop('multitrain')
+  assert len(alone['terms']) == 7 and len(alone['gradients']) == 11
+  assert shared['terms'] == pytest.approx(alone['terms'], rel=1e-5)
+  for name, gradient in alone['gradients'].items():
+    assert shared['gradients'][name] == pytest.approx(gradient, rel=1e-4, abs=1e-5), name
   one = results['1']
   assert len(set(one['losses'])) == 20
   for mesh in ('8x1x1', '2x4x1', '2x2x2'):
