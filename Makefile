@@ -7,9 +7,11 @@ DEMO_DATA ?= data/demo
 DEMO_RUN ?= runs/demo
 ACTORS_DATA ?= data/demo_actors
 COFINETUNE_RUNS ?= runs/cofinetuning
+RELATIONS_DATA ?= data/demo_relations
+MULTITRAIN_RUNS ?= runs/multitrain
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo demo-cofinetune test lint types format lock benchmark clean
+.PHONY: help install demo demo-cofinetune demo-multitrain test lint types format lock benchmark clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
@@ -29,6 +31,9 @@ demo: $(STAMP)  ## Make a small video dataset, train a small ViViT on it, evalua
 
 demo-cofinetune: $(STAMP)  ## Compare co-finetuning on two small datasets with transfer learning
 	$(BIN)/python -m benchmarks.cofinetuning --data=$(ACTORS_DATA) --out=$(COFINETUNE_RUNS)
+
+demo-multitrain: $(STAMP)  ## Train on three small datasets at once, with MultiTrain's losses and without
+	$(BIN)/python -m benchmarks.multitrain --data=$(RELATIONS_DATA) --out=$(MULTITRAIN_RUNS)
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n 2
@@ -54,4 +59,5 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 	  --no-emit-find-links --no-annotate --no-header --upgrade -o requirements.lock
 
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
+	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS)

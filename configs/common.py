@@ -42,6 +42,7 @@ def sgd_momentum(learning_rate: float, warmup: str) -> ConfigDict:
     {
       'rule': {'name': 'optax:trace', 'decay': 0.9, 'nesterov': False},
       'learning_rate': learning_rate,
+      'min_learning_rate': 0.0,
       'warmup': warmup,
       'schedule': 'cosine',
       'inactive_heads': 'freeze',
@@ -58,6 +59,7 @@ def adamw(learning_rate: float, warmup: str, weight_decay: float) -> ConfigDict:
     {
       'rule': {'name': 'optax:scale_by_adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
       'learning_rate': learning_rate,
+      'min_learning_rate': 0.0,
       'warmup': warmup,
       'schedule': 'cosine',
       'inactive_heads': 'freeze',
@@ -157,10 +159,15 @@ def clip(frames: int, stride: int, resize: int, crop: int, **changes: Any) -> Co
       'short_clip': 'loop',
     }
   )
-  return _changed(group, changes, 'clip')
+  return changed(group, changes, 'clip')
 
 
-def _changed(group: ConfigDict, changes: dict[str, Any], name: str) -> ConfigDict:
+def changed(group: ConfigDict, changes: dict[str, Any], name: str) -> ConfigDict:
+  """The group with changes.
+
+  Raises:
+    ValueError: `changes` has a key that the group has not.
+  """
   unknown = set(changes) - set(group)
   if unknown:
     raise ValueError(f'Unknown {name} keys {sorted(unknown)}; known: {sorted(group)}.')
@@ -241,7 +248,7 @@ def boxes(max_boxes: int, **changes: Any) -> ConfigDict:
       'jitter': 0.15,
     }
   )
-  return _changed(group, changes, 'boxes')
+  return changed(group, changes, 'boxes')
 
 
 def evaluation(every: str, batch_size: int) -> ConfigDict:

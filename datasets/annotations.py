@@ -401,7 +401,7 @@ class _Checker:
     if end is not None and end <= (start or 0.0):
       raise _Mistake(f'end ({end:g} s) is not after start ({start or 0:g} s)')
     labels = {name: self._labels(name, entry.labels[name]) for name in self._groups}
-    key = entry.key or _key(path, start, end)
+    key = entry.key or clip_key(path, start, end)
     clip = (path, start or 0.0, end)
     if clip in self._clips and not self._key_is_identity:
       raise _Mistake(f'same path, start and end as row {self._clips[clip]}')
@@ -447,7 +447,7 @@ def _seconds(value: str | float | None, name: str) -> float | None:
   return seconds
 
 
-def _key(path: str, start: float | None, end: float | None) -> str:
+def clip_key(path: str, start: float | None, end: float | None) -> str:
   """A readable name: the path, and where given the times; different clips get different ones."""
   if not start and end is None:
     return path

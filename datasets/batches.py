@@ -312,9 +312,9 @@ def mixture_batches(
     streams: the datasets, in the mixture's order.
     mixture: whose draws are the batches, or where `mixed` their groups of r examples.
     seed: non-negative; orders the epochs and draws the augmentation.
-    mixed: whether a batch has examples of all datasets; their clips, batch sizes and places are then
-      alike, and `label` has the tasks of all, with `label_mask` {task: float32 [B]} of those an
-      example carries.
+    mixed: whether a batch has examples of all datasets; the clips' shape and repeats, batch sizes
+      and places are then alike, and `label` has the tasks of all, with `label_mask` {task: float32
+      [B]} of those an example carries.
     start_step: first step to make.
     loading: threads, processes and prefetching.
 

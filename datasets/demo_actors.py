@@ -90,7 +90,7 @@ def write_actions(
   """
   sizes = {'train': train, 'test': test}
   for split, count in sizes.items():
-    _check_size('actions', split, count, len(MOTIONS))
+    check_size('actions', split, count, len(MOTIONS))
   return demo.find_or_write(
     directory, _source('actions', seed, sizes), sizes, {GROUP: manifest.Group(MOTIONS)}, _actions
   )
@@ -112,7 +112,7 @@ def write_actors(
   """
   sizes = {'train': train, 'test': test}
   for split, count in sizes.items():
-    _check_size('actors', split, count, 8)
+    check_size('actors', split, count, 8)
   if not (Path(directory) / manifest.FILE_NAME).exists():
     Path(directory).mkdir(parents=True, exist_ok=True)
     (Path(directory) / GROUPS_FILE).write_text(_class_groups(train), encoding='utf-8')
@@ -122,7 +122,8 @@ def write_actors(
   )
 
 
-def _check_size(kind: str, split: str, count: int, divisor: int) -> None:
+def check_size(kind: str, split: str, count: int, divisor: int) -> None:
+  """Raises DataError unless `count` is a positive multiple of `divisor`."""
   if count < divisor or count % divisor:
     raise DataError(
       f'demo data, {kind}: {split} is {count}, expected a positive multiple of {divisor}, so that '
@@ -140,12 +141,12 @@ def _source(kind: str, seed: int, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def _actions(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes]:
-  noise = _Noise(rng)
+  noise = Noise(rng)
   for number in range(count):
     label = number % len(MOTIONS)
     still = demo.background(rng)
     shape = int(rng.integers(len(SHAPES)))
-    moving = _put(_actor(rng, MOTIONS[label], shape, rng.uniform(7, 11), still), rng.random(2))
+    moving = put(draw_actor(rng, MOTIONS[label], shape, rng.uniform(7, 11), still), rng.random(2))
     yield records.encode_example(
       demo.jpegs(demo.Scene(still, (moving,), noise.draw(rng))),
       [label],
@@ -158,7 +159,7 @@ def _actions(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes
 
 
 def _actors(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes]:
-  noise = _Noise(rng)
+  noise = Noise(rng)
   motions = rng.permutation(_motions_of(split, count))
   shapes = rng.permutation(np.arange(len(motions)) % len(SHAPES))
   first = 0
@@ -212,12 +213,12 @@ def _keyframe(
   number: int,
   motions: _Array,
   shapes: _Array,
-  noise: '_Noise',
+  noise: 'Noise',
 ) -> bytes:
   """One clip of the detection dataset, serialised."""
   still = demo.background(rng)
   drawn = [
-    _actor(rng, MOTIONS[motion], int(shape), rng.uniform(6, 8.5), still)
+    draw_actor(rng, MOTIONS[motion], int(shape), rng.uniform(6, 8.5), still)
     for motion, shape in zip(motions, shapes, strict=True)
   ]
   actors = _placed(rng, drawn)
@@ -244,7 +245,7 @@ def _keyframe(
   )
 
 
-class _Noise:
+class Noise:
   """Frames of pixel noise, drawn once and dealt out anew for each clip: drawing it costs most."""
 
   def __init__(self, rng: np.random.Generator):
@@ -259,7 +260,7 @@ class _Noise:
 # --- Motion ---
 
 
-def _actor(
+def draw_actor(
   rng: np.random.Generator, motion: str, shape: int, radius: float, still: _Array
 ) -> demo.Actor:
   """An actor around the origin, of a motion (a name) and a shape (a number), `radius` px large."""
@@ -290,7 +291,7 @@ def _actor(
   return demo.Actor(outline, demo.colour(rng, float(still.mean())), centre, radii, angle, opacity)
 
 
-def _put(actor: demo.Actor, place: _Array) -> demo.Actor:
+def put(actor: demo.Actor, place: _Array) -> demo.Actor:
   """The actor elsewhere: (0, 0) is the upper left and (1, 1) the lower right of where it may be.
 
   All of its path lies in the frame.
@@ -309,7 +310,7 @@ def _placed(rng: np.random.Generator, actors: Sequence[demo.Actor]) -> list[demo
     placed: list[demo.Actor] = []
     for actor in actors:
       for _ in range(30):
-        there = _put(actor, rng.random(2))
+        there = put(actor, rng.random(2))
         if all(_apart(_extent(there), _extent(other)) for other in placed):
           placed.append(there)
           break

@@ -20,7 +20,8 @@ class MixedExamples:
   {task: float32} that says which it carries.
 
   Attributes:
-    parts: the datasets' streams, alike in clip, batch size and places.
+    parts: the datasets' streams, alike in the clips' shape and repeats, batch size and places; how
+      they sample, resize and flip is theirs.
     mixture: whose draws are the positions of the stream over all hosts.
     first_rows: what to add to the rows of each dataset.
   """

@@ -14,6 +14,9 @@ Examples:
       --out=data/k400
   python -m tools.build_records --layout=kinetics --csv=validate.csv --video_root=k400/val \\
       --out=data/k400 --split=validation
+  # ActivityNet, its annotated segments cut into clips of 10 seconds
+  python -m tools.build_records --layout=activitynet --csv=activity_net.v1-3.min.json \\
+      --video_root=anet --segment_seconds=10 --out=data/activitynet
   # AVA or AVA-Kinetics: a clip around each annotated keyframe, with boxes and detections
   python -m tools.build_records --layout=ava --csv=ava_train_v2.2.csv --video_root=ava/videos \\
       --labelmap=ava_action_list_v2.2.pbtxt --excluded=ava_train_excluded_timestamps_v2.2.csv \\
@@ -43,6 +46,7 @@ from datasets import (
   build,
   convert,
   manifest,
+  segments,
   workers,
 )
 from datasets.annotations import Annotations, Row
@@ -73,6 +77,12 @@ _MULTI_LABEL = flags.DEFINE_list(
 _TRIMMED = flags.DEFINE_bool(
   'trimmed', False, '(kinetics) The videos are cut to the clips already.'
 )
+_SEGMENT_SECONDS = flags.DEFINE_float(
+  'segment_seconds',
+  None,
+  'Cut rows with an end into clips of that length. A remainder of at least half of it is a shorter '
+  'clip, less is left and listed as rejected; a row shorter than a clip is one clip.',
+)
 _LABELMAP = flags.DEFINE_string('labelmap', None, '(ava) Classes and their ids, as pbtxt.')
 _EXCLUDED = flags.DEFINE_string('excluded', None, '(ava) Csv file of keyframes to leave out.')
 _PROPOSALS = flags.DEFINE_multi_string(
@@ -95,6 +105,8 @@ _FIRST_REASONS = 3
 def main() -> None:
   """Builds every split asked for, and says what came of it."""
   read = _read()
+  if _SEGMENT_SECONDS.value is not None:
+    read = segments.cut(read, _SEGMENT_SECONDS.value)
   settings = convert.Settings(
     _VIDEO_ROOT.value, read.groups, _SIZE.value, _QUALITY.value, _FPS.value
   )
@@ -201,6 +213,8 @@ def _origin() -> dict[str, Any]:
   if _LAYOUT.value in ava_csv.LAYOUTS:
     origin |= {'labelmap': _file(_LABELMAP.value), 'proposals': [*map(_file, _PROPOSALS.value)]}
     origin |= {'excluded': _file(_EXCLUDED.value)} if _EXCLUDED.value else {}
+  if _SEGMENT_SECONDS.value is not None:
+    origin['segment_seconds'] = _SEGMENT_SECONDS.value
   return origin
 
 

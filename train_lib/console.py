@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import jax
-from absl import app
+from absl import app, logging
 from rich.progress import track
 
 from errors import TubeletError
@@ -40,6 +40,8 @@ def run_command(main: Callable[[], None]) -> None:
   def run(argv: list[str]) -> None:
     if len(argv) > 1:
       sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
+    if not any(argument.lstrip('-').startswith('verbosity') for argument in sys.argv):
+      logging.set_verbosity(logging.WARNING)  # absl's own default lets libraries chatter.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
     try:
       main()

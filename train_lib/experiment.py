@@ -143,7 +143,8 @@ class OptimizerConfig:
     rule: An optax transformation that turns gradients into a direction, such as
       `optax:trace` (momentum) or `optax:scale_by_adam`.
     learning_rate: Peak learning rate.
-    warmup: Duration of the linear warm-up from zero.
+    min_learning_rate: What the warm-up starts from and the cosine ends at.
+    warmup: Duration of the linear warm-up.
     schedule: What follows the warm-up until the end of training.
     max_grad_norm: Global-norm clipping threshold; 0 is off. The norm is that of the mean gradient
       over the global batch.
@@ -163,10 +164,16 @@ class OptimizerConfig:
   max_grad_norm: float = 0.0
   weight_decay: float = 0.0
   no_decay: tuple[str, ...] = ()
+  min_learning_rate: float = 0.0
 
   def __post_init__(self) -> None:
-    for name in ('learning_rate', 'max_grad_norm', 'weight_decay'):
+    for name in ('learning_rate', 'max_grad_norm', 'weight_decay', 'min_learning_rate'):
       _at_least(0, self, name)
+    if self.min_learning_rate > self.learning_rate:
+      raise ConfigError(
+        f'`min_learning_rate` {self.min_learning_rate} is above `learning_rate` '
+        f'{self.learning_rate}: lower it.'
+      )
     if self.rule.accepts('learning_rate'):
       raise ConfigError(
         f'`rule` {self.rule.name} takes a learning rate of its own: name the direction only, such as '

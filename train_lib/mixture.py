@@ -16,8 +16,8 @@ class MixtureConfig:
       its number of batches an epoch (the number of its examples, as in the paper, where all have one
       batch size) or to the datasets' `weight`. `'alternating'`: the datasets take turns, in the
       order of their names. `'uniform'`: all are as probable. `'mixed'`: each example of a batch is
-      drawn on its own, with a probability proportional to the number of examples or to `weight`;
-      the loss of a task is then the mean over its own examples in the batch.
+      drawn on its own, with a probability proportional to the number of examples or to `weight`.
+      Datasets may differ in all but their clips' frames, crop and repeats.
   """
 
   sampling: Literal['weighted', 'alternating', 'uniform', 'mixed'] = 'weighted'

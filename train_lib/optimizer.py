@@ -11,18 +11,19 @@ from train_lib.experiment import Lengths, OptimizerConfig
 
 
 def learning_rate_schedule(config: OptimizerConfig, lengths: Lengths) -> optax.Schedule:
-  """Linear warm-up from zero, then cosine to zero or constant (ViViT, Table 7).
+  """Linear warm-up, then cosine or constant (ViViT, Table 7; MultiTrain, supplement 2.1).
 
-  The update of step s (the first is 0) uses the value at s + 1, and the cosine reaches zero one step
-  after the last, so that neither end is a step with a rate of zero.
+  The update of step s (the first is 0) uses the value at s + 1, and the cosine reaches its end one
+  step after the last, so that neither end is a step with a rate of zero where the lowest rate is.
   """
+  lowest, highest = config.min_learning_rate, config.learning_rate
   decay_steps = lengths.total - lengths.warmup + 1
   after = (
-    optax.cosine_decay_schedule(config.learning_rate, decay_steps)
+    optax.cosine_decay_schedule(highest, decay_steps, alpha=lowest / highest if highest else 0.0)
     if config.schedule == 'cosine'
-    else optax.constant_schedule(config.learning_rate)
+    else optax.constant_schedule(highest)
   )
-  warmup = optax.linear_schedule(0.0, config.learning_rate, max(lengths.warmup, 1))
+  warmup = optax.linear_schedule(lowest, highest, max(lengths.warmup, 1))
   joined = optax.join_schedules([warmup, after], [lengths.warmup])
   return lambda step: joined(step + 1)
 

@@ -27,7 +27,8 @@ from train_lib.state import OBJECTIVE
 Relations = dict[tuple[str, str], np.ndarray]
 ClassNames = Mapping[str, Sequence[str]]
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, "The run's folder.", required=True)
+# Not `required`: the comparison program imports this module, and with it the flags.
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, "The run's folder.")
 _STEP = flags.DEFINE_integer(
   'step', None, 'Step of the checkpoint; default: the newest.', allow_override=True
 )
@@ -102,6 +103,8 @@ def as_text(entries: list[dict[str, Any]]) -> str:
 def main() -> None:
   """Reads, writes and prints."""
   check_integer('--top', 'value', _TOP.value, 1, 1_000_000)
+  if _CHECKPOINT.value is None:
+    raise ConfigError('--checkpoint is missing: name the folder of a run.')
   params, meta = checkpoint.load_params(_CHECKPOINT.value, _STEP.value)
   names, step = meta['class_names'], meta['position']['step']
   found = relations(params, names)

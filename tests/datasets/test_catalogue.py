@@ -52,7 +52,16 @@ def test_sizes_tools_assume_without_data():
   assert DATASETS['epic_kitchens'].tasks == {'verb': 97, 'noun': 300}
   assert DATASETS['demo'].tasks == {demo.GROUP: len(demo.CLASSES)}
   assert all(d.source and d.annotations and d.flip.reason for d in DATASETS.values())
-  assert len(DATASETS) == 15
+  assert len(DATASETS) == 16
+
+
+def test_what_multitrain_trains_on():
+  classes = {'kinetics400': 400, 'kinetics700': 700, 'moments_in_time_v2': 305, 'ssv2': 174}
+  for name, count in {**classes, 'activitynet': 200}.items():
+    dataset = DATASETS[name]
+    assert dataset.tasks == {'label': count}
+    assert any('MultiTrain' in size.source for size in dataset.sizes)
+    assert ('MultiTrain', 3, 3) in {(v.paper, v.temporal, v.spatial) for v in dataset.views}
 
 
 def test_layouts_are_those_that_exist_and_give_the_stated_groups():

@@ -96,7 +96,7 @@ def test_boxes_are_tight_at_the_keyframe(motion):
   rng = np.random.default_rng(4)
   black = np.zeros((demo.SIZE, demo.SIZE, 3), np.float32)
   for shape in range(3):
-    actor = demo_actors._put(demo_actors._actor(rng, motion, shape, 8.0, black), rng.random(2))
+    actor = demo_actors.put(demo_actors.draw_actor(rng, motion, shape, 8.0, black), rng.random(2))
     white = dataclasses.replace(actor, colour=np.full(3, 255, np.uint8))
     silent = np.zeros((demo.NUM_FRAMES, 1, 1, 1), np.int8)
     frame = list(demo.render(demo.Scene(black, (white,), silent)))[demo_actors.KEYFRAME]
@@ -167,7 +167,7 @@ def test_detected_boxes_are_near_actors_or_on_nothing():
 def test_moves_go_where_they_say(motion):
   rng = np.random.default_rng(1)
   still = demo.background(rng)
-  actor = demo_actors._put(demo_actors._actor(rng, motion, 0, 7.0, still), rng.random(2))
+  actor = demo_actors.put(demo_actors.draw_actor(rng, motion, 0, 7.0, still), rng.random(2))
   step = actor.centre[-1] - actor.centre[0]
   words = motion.removeprefix('moves ').split('-')
   assert (step[0] > 5) == ('right' in words) and (step[0] < -5) == ('left' in words)
@@ -179,9 +179,9 @@ def test_senses_of_turning_and_circling():
   still = demo.background(rng)
   for motion, sign in (('clockwise', 1), ('anticlockwise', -1)):
     assert (
-      sign * np.diff(demo_actors._actor(rng, f'turns {motion}', 1, 7.0, still).angle) > 0
+      sign * np.diff(demo_actors.draw_actor(rng, f'turns {motion}', 1, 7.0, still).angle) > 0
     ).all()
-    path = demo_actors._actor(rng, f'circles {motion}', 1, 7.0, still).centre
+    path = demo_actors.draw_actor(rng, f'circles {motion}', 1, 7.0, still).centre
     steps = np.diff(path, axis=0)
     # y points down: clockwise on the screen is a positive cross product of steps.
     cross = steps[:-1, 0] * steps[1:, 1] - steps[:-1, 1] * steps[1:, 0]
@@ -193,9 +193,9 @@ def test_paths_stay_in_the_frame(motion):
   rng = np.random.default_rng(3)
   still = demo.background(rng)
   for shape in range(3):
-    actor = demo_actors._actor(rng, motion, shape, 8.5, still)
+    actor = demo_actors.draw_actor(rng, motion, shape, 8.5, still)
     for place in ((0, 0), (1, 1)):  # Both corners.
-      there = demo_actors._put(actor, np.array(place))
+      there = demo_actors.put(actor, np.array(place))
       points = 0.5 + np.concatenate([there.points(t) for t in range(demo.NUM_FRAMES)])
       assert points.min() > -1e-9 and points.max() < demo.SIZE + 1e-9
     assert actor.opacity[demo_actors.KEYFRAME] == 1

@@ -1,6 +1,9 @@
 """What the projections of a run relate, from its checkpoint to text, JSON and a picture."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from train_lib import checkpoint
 from train_lib.experiment import CheckpointConfig
 from train_lib.state import TrainState
 
+ROOT = Path(__file__).parents[2]
 NAMES = {'a': ['run', 'sit', 'wave'], 'a_b': ['jogging', 'waving'], 'b': ['x'] * 2}
 WEIGHTS = {
   ('a', 'a_b'): np.float32([[0.75, -2.0], [0.0, 0.25], [-0.5, 1.5]]),
@@ -69,12 +73,18 @@ def test_the_strongest_come_first_and_equal_ones_in_order():
   assert len(relations.strongest(np.zeros((2, 2)), 9)) == 4
 
 
-def test_text_json_and_picture(save, capsys, tmp_path):
-  folder = str(save(WEIGHTS))
-  assert call(capsys, checkpoint=folder) == (
+def test_the_command_prints_text(save):
+  command = [sys.executable, '-m', 'projects.multitrain.relations', f'--checkpoint={save(WEIGHTS)}']
+  done = subprocess.run([*command, '--top=2'], cwd=ROOT, capture_output=True, text=True)
+  assert done.stdout == (
     'a -> a_b\n   +1.500  wave -> waving\n   +0.750  run  -> jogging\n\n'
     'a_b -> a\n   +2.000  waving  -> wave\n   +1.000  jogging -> run\n'
   )
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_json_and_picture(save, capsys, tmp_path):
+  folder = str(save(WEIGHTS))
   out = tmp_path / 'out'
   content = json.loads(call(capsys, checkpoint=folder, json=True, top=1, step=3, out=str(out)))
   assert content == json.loads((out / 'relations.json').read_text())

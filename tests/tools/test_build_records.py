@@ -1,6 +1,7 @@
 """The command: flags to splits, what it prints, and how it fails."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,21 @@ def test_a_public_layout(build_in, tmp_path):
   )
   made = build_in(csv=path, layout='kinetics', split='validation', trimmed=True)
   assert sizes(made) == {'validation': 1}
+
+
+def test_segments_cut_into_clips(build_in, tmp_path, capsys):
+  # The videos have 4 frames, 0.16 s.
+  segments = [{'label': 'Jump', 'segment': [0, 0.17]}, {'label': 'Jump', 'segment': [0.04, 0.07]}]
+  database = {'0': {'subset': 'training', 'annotations': segments}}
+  path = write_csv(tmp_path, json.dumps({'database': database}))
+  made = build_in(csv=path, layout='activitynet', segment_seconds=0.04)
+  # Of the first four clips and a left hundredth, of the second one and as much as half of another.
+  expected = ['0-0.04', '0.04-0.07', '0.04-0.08', '0.08-0.12', '0.12-0.16']
+  assert keys(tmp_path, made, 'train') == sorted(f'jump/0.mp4@{times}' for times in expected)
+  assert made.source['splits']['train']['annotations']['segment_seconds'] == 0.04
+  output = capsys.readouterr().out
+  assert 'train: 5 written, 1 rejected.' in output
+  assert 'the last 0.01 s of jump/0.mp4@0-0.17 are less than half a clip' in output
 
 
 def test_boxes_of_keyframes(build_in, tmp_path, capsys):

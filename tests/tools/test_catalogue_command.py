@@ -27,7 +27,7 @@ def test_overview_has_a_line_for_each():
   lines = text(catalogue.overview(DATASETS.values()))
   assert [line.split()[0] for line in lines] == ['name', *DATASETS]
   assert lines[1] == ('kinetics400 400 label 246,245 20,000 10 4x1 4x3 2x3 3x3 1x1 keep kinetics')
-  assert lines[8].startswith('epic_kitchens 97 verb, 300 noun 67,217 9,668 4x1 4x3 keep')
+  assert lines[9].startswith('epic_kitchens 97 verb, 300 noun 67,217 9,668 4x1 4x3 keep')
 
 
 def test_detail_says_who_states_what():

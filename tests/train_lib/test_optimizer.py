@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from errors import ConfigError
 from train_lib.configuration import Component
 from train_lib.experiment import Lengths, OptimizerConfig
 from train_lib.optimizer import decay_mask, learning_rate_schedule, make_optimizer
@@ -23,6 +24,17 @@ def test_warmup_is_linear_and_the_cosine_ends_one_step_after_the_last():
   cosine = [0.5 * (1 + np.cos(np.pi * k / 7)) for k in range(7)]
   np.testing.assert_allclose(rates[3:], cosine, atol=1e-6)
   assert 0 < rates[-1] < 0.1
+
+
+def test_warmup_and_cosine_between_a_lowest_and_a_highest_rate():
+  schedule = learning_rate_schedule(config(min_learning_rate=0.2), LENGTHS)
+  rates = [float(schedule(s)) for s in range(11)]
+  np.testing.assert_allclose(rates[:4], [0.4, 0.6, 0.8, 1.0], rtol=1e-6)
+  cosine = [0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi * k / 7)) for k in range(8)]
+  np.testing.assert_allclose(rates[3:], cosine, rtol=1e-6)
+  assert rates[-1] == pytest.approx(0.2)
+  with pytest.raises(ConfigError, match=r'`min_learning_rate` 2\.0 is above `learning_rate` 1\.0'):
+    config(min_learning_rate=2.0)
 
 
 def test_constant_schedule():
