@@ -21,6 +21,10 @@ from models.heads import LinearHead, MLPHead
 from models.video_model import VideoModel
 from projects.multitrain import weights
 from projects.multitrain.mvit import MViT
+from projects.multitrain.objective import MultiTrain
+from train_lib.configuration import Component
+from train_lib.experiment import TaskConfig
+from train_lib.objective import ModelOutputs
 from train_lib.pretrained import InitFromConfig, load_pretrained
 
 COMMITTED = pathlib.Path(__file__).parents[1] / 'fixtures' / 'multitrain'
@@ -244,3 +248,44 @@ def recorded_gradients(state, gradients):
   before = weights.from_official(state, {})
   after = weights.from_official({**state, **gradients}, {})
   return {name: after[name] for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize('name', MULTI)
+def test_gradients_of_the_released_objective(name):
+  model, params, owned, video, arrays, about = case(name)
+  classes = dict(zip(model.heads, about['model_config']['MULTI_NUM_CLASSES']))
+  head = Component('models.heads:MLPHead', {})
+  objective = MultiTrain(
+    {n: TaskConfig(n, 'label', head) for n in classes},
+    projection='separate',
+    variance_weight=2.5,
+    covariance_weight=0.1,
+    expander_size=4096,
+    uncertainty=False,
+    average='batch',
+  )
+  owned = flax.traverse_util.unflatten_dict(owned, sep='/')['objective']
+  targets, masks = (
+    {n: arrays['io'][f'{kind}/{n}'] for n in classes} for kind in ('labels', 'masks')
+  )
+
+  @jax.jit
+  def loss_and_gradients(params, owned):
+    def loss(params, owned):
+      features, logits = model.apply({'params': params}, video, train=False)
+      return objective.apply({'params': owned}, ModelOutputs(features, logits, targets, masks))[0]
+
+    return jax.value_and_grad(loss, (0, 1))(params, owned)
+
+  with jax.default_matmul_precision('highest'):
+    loss, (gradients, of_owned) = jax.device_get(loss_and_gradients(params, owned))
+  total = arrays['io']['loss/released/total']
+  np.testing.assert_allclose(loss, total, rtol=about['tolerance']['loss_rtol'])
+  prefix = 'released/'
+  recorded = {k.removeprefix(prefix): v for k, v in arrays['grads'].items() if k.startswith(prefix)}
+  expected = recorded_gradients(arrays['weights'], recorded)
+  assert len(expected) >= 12
+  found = flax.traverse_util.flatten_dict({**gradients, 'objective': of_owned}, sep='/')
+  for path, gradient in expected.items():
+    own = found[path if path.startswith(('heads', 'objective')) else f'trunk/{path}']
+    close(own, gradient, about['tolerance']['grad_rel_to_max'], path)
