@@ -22,7 +22,9 @@ from absl import flags
 from datasets import demo, demo_actors, demo_relations, manifest
 from tools import command
 
-_OUT = flags.DEFINE_string('out', None, 'Directory to write to.', required=True)
+_OUT = flags.DEFINE_string(
+  'out', None, 'Directory to write to.', required=True, allow_override=True
+)
 _KIND = flags.DEFINE_enum('kind', 'motion', ['motion', 'actors', 'relations'], 'What to write.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
 _TRAIN = flags.DEFINE_integer(
