@@ -75,7 +75,7 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def write_actions(
-  directory: str | os.PathLike[str], *, seed: int = 0, train: int = 1600, test: int = 160
+  directory: str | os.PathLike[str], *, seed: int = 0, train: int = 480, test: int = 160
 ) -> manifest.Manifest:
   """Writes the classification dataset; the same request again finds it done.
 
@@ -97,7 +97,7 @@ def write_actions(
 
 
 def write_actors(
-  directory: str | os.PathLike[str], *, seed: int = 0, train: int = 400, test: int = 120
+  directory: str | os.PathLike[str], *, seed: int = 0, train: int = 96, test: int = 240
 ) -> manifest.Manifest:
   """Writes the detection dataset and `class_groups.csv`; the same request again finds it done.
 

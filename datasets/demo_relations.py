@@ -128,7 +128,7 @@ RELATIONS: Mapping[tuple[str, str], tuple[tuple[str, str], ...]] = {
 
 
 def write(
-  directory: str | os.PathLike[str], name: str, *, seed: int = 0, train: int = 160, test: int = 320
+  directory: str | os.PathLike[str], name: str, *, seed: int = 0, train: int = 480, test: int = 320
 ) -> manifest.Manifest:
   """Writes one of the datasets with its indexes; the same request again finds it done.
 

@@ -31,13 +31,13 @@ _TRAIN = flags.DEFINE_integer(
   'train',
   None,
   'Training clips of motion and of each dataset of relations, a multiple of 8, or of OUT/actions, of '
-  '16. Default: 1600, of relations 160.',
+  '16. Default: 1600, of actions and relations 480.',
 )
 _TEST = flags.DEFINE_integer('test', None, 'Test clips, likewise. Default: 160, of relations 320.')
 _ACTORS_TRAIN = flags.DEFINE_integer(
-  'actors_train', 400, 'Training clips of OUT/actors, a multiple of 8.'
+  'actors_train', None, 'Training clips of OUT/actors, a multiple of 8. Default: 96.'
 )
-_ACTORS_TEST = flags.DEFINE_integer('actors_test', 120, 'Test clips of OUT/actors, likewise.')
+_ACTORS_TEST = flags.DEFINE_integer('actors_test', None, 'Test clips, likewise. Default: 240.')
 
 
 def main() -> None:
