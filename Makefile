@@ -31,7 +31,7 @@ demo-cofinetune: $(STAMP)  ## Compare co-finetuning on two small datasets with t
 	$(BIN)/python -m benchmarks.cofinetuning --data=$(ACTORS_DATA) --out=$(COFINETUNE_RUNS)
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)  ## Check format and lint
 	$(BIN)/ruff format --check .
