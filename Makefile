@@ -36,7 +36,7 @@ demo-multitrain: $(STAMP)  ## Train on three small datasets at once, with MultiT
 	$(BIN)/python -m benchmarks.multitrain --data=$(RELATIONS_DATA) --out=$(MULTITRAIN_RUNS)
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)  ## Check format and lint
 	$(BIN)/ruff format --check .

@@ -11,6 +11,10 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Compiling is most of what tests do, and what they compile hardly runs. Tests that train for long
 # ask for `optimized`; the demo's runs as users run it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# Of XLA's two code generators for CPUs the older takes half the time, and there are two cores.
+os.environ.setdefault(
+  'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+)
 
 # What one test compiles, others and the processes they start read, on every worker of the run.
 _CACHE = 'JAX_COMPILATION_CACHE_DIR'
@@ -27,7 +31,7 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def optimized():
-  """Programs compiled as users have them."""
+  """Programs optimised as users have them."""
   import jax
 
   before = jax.config.values['jax_disable_most_optimizations']

@@ -85,6 +85,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, demo_data_dir):
   command = [sys.executable, '-c', HEEDING_SIGINT, 'main.py', '--config=configs/vivit/demo.py']
   command += [f'--workdir={tmp_path / "run"}', f'--config.datasets.demo.dir={demo_data_dir}']
   command += ['--config.log_every=5 steps', '--config.duration=100000 steps']
+  command += ['--config.trunk.num_layers=1', '--config.trunk.temporal_num_layers=0']
   process = subprocess.Popen(
     command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )

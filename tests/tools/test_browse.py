@@ -1,5 +1,6 @@
 """What the tool says of a dataset, the sheet it writes, and the exit code of the check."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
   command = [sys.executable, '-m', 'tools.browse', *arguments]
-  environment = {'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'HOME': str(cwd)}
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'HOME': str(cwd)}
   return subprocess.run(
     command, cwd=cwd, env=environment, check=False, capture_output=True, text=True
   )

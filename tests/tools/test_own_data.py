@@ -17,7 +17,7 @@ TINY = (
   '--config=configs/vivit/own_videos.py:size=Ti,frames=4,crop=32',
   '--config.compute_dtype=float32',
   '--config.trunk.num_layers=1',
-  '--config.trunk.temporal_num_layers=1',
+  '--config.trunk.temporal_num_layers=0',
   '--config.batch_size=4',
   '--config.duration=4 steps',
   '--config.evaluation.batch_size=4',

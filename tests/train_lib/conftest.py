@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import io
 import shutil
 
@@ -22,7 +23,7 @@ def make_tiny_config(data_dir):
   config.optimizer.warmup = '1 step'
   config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
   config.trunk.tubelet = (2, 8, 8)
-  config.trunk.temporal_num_layers = 1
+  config.trunk.temporal_num_layers = 0  # An encoder less to trace and compile.
   config.evaluation.update({'every': '4 steps', 'batch_size': 6, 'pictures': False})
   config.checkpoint.every = '3 steps'
   config.datasets.demo.dir = str(data_dir)
@@ -39,7 +40,7 @@ def make_actors_config(folder):
   config.log_every = '2 steps'
   config.optimizer.warmup = '1 step'
   config.trunk.update({'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 16})
-  config.trunk.update({'temporal_num_layers': 1, 'tubelet': (2, 8, 8)})
+  config.trunk.update({'temporal_num_layers': 0, 'temporal_context': 'none', 'tubelet': (2, 8, 8)})
   config.evaluation.update({'every': 'never', 'batch_size': 6})
   config.mixture.sampling = 'alternating'
   for name, dataset in config.datasets.items():
@@ -57,6 +58,35 @@ def actors_dir(tmp_path_factory):
   demo_actors.write_actions(folder / 'actions', train=16, test=16)
   demo_actors.write_actors(folder / 'actors', train=16, test=8)
   return folder
+
+
+def what_is_compiled(experiment):
+  """The experiment without what decides only when the loop saves, logs and evaluates."""
+  return dataclasses.replace(
+    experiment,
+    checkpoint=experiment_lib.CheckpointConfig('never'),
+    evaluation=dataclasses.replace(experiment.evaluation, every='never', pictures=False),
+    log_every='never',
+    log_examples=False,
+    max_skipped_steps=min(experiment.max_skipped_steps, 1),
+  )
+
+
+@pytest.fixture(scope='session', autouse=True)
+def programs_are_built_once():
+  """Runs in this process share the functions, traced and compiled, of experiments that are equal."""
+  built = {}
+
+  def build_once(experiment, facts, mesh):
+    key = repr((what_is_compiled(experiment), facts)), mesh
+    if key not in built:
+      built[key] = build_program(experiment, facts, mesh)
+    plan = experiment_lib.lengths(experiment, facts.train_examples)
+    return dataclasses.replace(built[key], experiment=experiment, lengths=plan)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, 'build_program', build_once)
+    yield
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def start(config: Path, workdir: Path, port: int, process: int, *arguments: str)
   command = [sys.executable, 'main.py', f'--config={config}', f'--workdir={workdir}']
   command += ['--platform=cpu', f'--coordinator=localhost:{port}', '--processes=2']
   settings = {
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4',
   }
   return subprocess.Popen(
     [*command, f'--process={process}', *arguments],

@@ -154,7 +154,13 @@ def test_off_compiles_to_nothing(config):
 
 def test_mixing_keeps_the_dtype_of_the_video():
   video, labels, mask = batch()
-  mixed, targets = run(jax.random.key(0), jnp.asarray(video, jnp.bfloat16), labels, mask, MIXUP)
+  mixed, targets, _ = jax.eval_shape(
+    functools.partial(mixing.mix, config=MIXUP),
+    jax.random.key(0),
+    jnp.asarray(video, jnp.bfloat16),
+    labels,
+    dict.fromkeys(labels, mask),
+  )
   assert mixed.dtype == jnp.bfloat16
   assert targets['noun'].dtype == jnp.float32
 
