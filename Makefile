@@ -6,9 +6,9 @@ STAMP := $(VENV)/installed
 DEMO_DATA ?= data/demo
 DEMO_RUN ?= runs/demo
 ACTORS_DATA ?= data/demo_actors
-COFINETUNE_RUNS ?= runs/cofinetuning
+COFINETUNE_RUNS ?= runs/demo_cofinetune
 RELATIONS_DATA ?= data/demo_relations
-MULTITRAIN_RUNS ?= runs/multitrain
+MULTITRAIN_RUNS ?= runs/demo_multitrain
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help install demo demo-cofinetune demo-multitrain test lint types format lock benchmark clean

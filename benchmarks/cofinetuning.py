@@ -25,7 +25,7 @@ _STRATEGIES = flags.DEFINE_list(
 )
 _EPOCHS = flags.DEFINE_integer('epochs', demo.EPOCHS, 'Epochs of each stage.', lower_bound=1)
 _DATA = flags.DEFINE_string('data', demo.DATA, 'Where the datasets are, or are written to.')
-_OUT = flags.DEFINE_string('out', 'runs/cofinetuning', 'Folder of the runs and results.')
+_OUT = flags.DEFINE_string('out', 'runs/demo_cofinetune', 'Folder of the runs and results.')
 
 COMPARISON = comparison.Comparison(
   strategies={

@@ -20,7 +20,7 @@ from absl import flags
 from benchmarks import comparison
 from configs.multitrain import demo
 from datasets import demo_relations
-from projects.multitrain.relations import relations
+from projects.multitrain.projection_weights import relations
 from tools import command
 from train_lib import checkpoint
 
@@ -37,7 +37,7 @@ _DATA = flags.DEFINE_string(
   'data', demo.DATA, 'Where the datasets are, or are written to.', allow_override=True
 )
 _OUT = flags.DEFINE_string(
-  'out', 'runs/multitrain', 'Folder of the runs and results.', allow_override=True
+  'out', 'runs/demo_multitrain', 'Folder of the runs and results.', allow_override=True
 )
 
 _MEAN = 'mean top-1'

@@ -92,7 +92,7 @@ class LinearHead(OutputLayers, kw_only=True):
 class MLPHead(OutputLayers, kw_only=True):
   """Dense, exact GELU, then `OutputLayers`: MultiTrain's head (supplement, section 2.1).
 
-  Its paper has dropout after the GELU; its released code drops logits as well.
+  The paper gives no dropout; the released code has 0.5 after the GELU and again on the logits.
 
   Attributes:
     hidden_size: width between the two layers. Their kernels are drawn from N(0, 0.02), the second

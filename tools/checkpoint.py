@@ -5,7 +5,8 @@
   python main.py --config=configs/vivit/demo.py --workdir=runs/next --config.init_from.path=demo.npz
 
 The parameters are the averaged ones if the run kept an average, the heads are among them; those of the
-objective, which inference does not need, are shown and not exported. The file also holds what the checkpoint knows about itself: config, class names, preprocessing, metrics.
+objective, which inference does not need, are shown and not exported. The file also holds what the
+checkpoint knows about itself: config, class names, preprocessing, metrics.
 """
 
 from pathlib import Path

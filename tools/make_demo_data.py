@@ -20,11 +20,10 @@ from pathlib import Path
 from absl import flags
 
 from datasets import demo, demo_actors, demo_relations, manifest
+from errors import ConfigError
 from tools import command
 
-_OUT = flags.DEFINE_string(
-  'out', None, 'Directory to write to.', required=True, allow_override=True
-)
+_OUT = flags.DEFINE_string('out', None, 'Directory to write to.', allow_override=True)
 _KIND = flags.DEFINE_enum('kind', 'motion', ['motion', 'actors', 'relations'], 'What to write.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
 _TRAIN = flags.DEFINE_integer(
@@ -42,6 +41,8 @@ _ACTORS_TEST = flags.DEFINE_integer('actors_test', None, 'Test clips, likewise. 
 
 def main() -> None:
   """Writes the datasets, or finds that they are there already."""
+  if not _OUT.value:
+    raise ConfigError('--out is missing: name the directory to write to.')
   if _KIND.value == 'motion':
     _write(demo.write, _OUT.value, _TRAIN.value, _TEST.value)
     return

@@ -6,8 +6,8 @@
   python -m tools.summary --config=configs/vivit/k400_base_fe.py --config.trunk.temporal_num_layers=8
 
 A multiply-add counts as one FLOP, as in the ViViT paper's tables. Where the objective has parameters of
-its own, numbers are given without it, as at inference, and with it, as in training. Class counts come from the
-dataset's manifest when it is there, otherwise from the benchmark the config names.
+its own, numbers are given without it, as at inference, and with it, as in training. Class counts come
+from the dataset's manifest when it is there, otherwise from the benchmark the config names.
 """
 
 import json

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from train_lib.experiment import DataFacts, Experiment
-from train_lib.program import build_model, example_outputs, init_variables, input_shape
+from train_lib.program import (
+  build_model,
+  build_objective,
+  example_outputs,
+  init_variables,
+  input_shape,
+)
 from train_lib.state import OBJECTIVE, model_params
 
 
@@ -49,7 +55,7 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
   boxes, tasks = experiment.datasets[dataset].boxes, tuple(experiment.tasks_of(dataset))
   if boxes is not None:
     inputs['boxes'] = jax.ShapeDtypeStruct((1, boxes.max_boxes, 4), jnp.float32)
-  objective = experiment.objective.build(tasks=experiment.tasks)
+  objective = build_objective(experiment, facts)
   variables = nn.meta.unbox(jax.eval_shape(lambda: init_variables(experiment, model, objective)))
   own = variables['params'].get(OBJECTIVE)
   variables['params'] = model_params(variables['params'])

@@ -160,6 +160,18 @@ def build_model(experiment: Experiment, facts: DataFacts) -> VideoModel:
   return VideoModel(trunk=experiment.trunk.build(dtype=dtype), heads=FrozenDict(heads))
 
 
+def build_objective(experiment: Experiment, facts: DataFacts) -> nn.Module:
+  """The objective, if it accepts the experiment.
+
+  Raises:
+    ConfigError: It does not.
+  """
+  objective: nn.Module = experiment.objective.build(tasks=experiment.tasks)
+  if hasattr(objective, 'check'):
+    objective.check(experiment, facts)
+  return objective
+
+
 def input_shape(experiment: Experiment, dataset: str, batch_size: int) -> tuple[int, ...]:
   """[B, T, H, W, 3] of a dataset's batch, with `host_patches` [B, T/t, H/h, W/w, t*h*w*3].
 
@@ -186,9 +198,7 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   mesh_lib.check_batch(mesh, experiment.evaluation.batch_size, 'evaluation.batch_size')
   model = build_model(experiment, facts)
   _check_grids(experiment, model)
-  objective = experiment.objective.build(tasks=experiment.tasks)
-  if hasattr(objective, 'check'):
-    objective.check(experiment, facts)
+  objective = build_objective(experiment, facts)
   plan = lengths(experiment, facts.train_examples)
   optimizer = make_optimizer(experiment.optimizer, plan)
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.vivit import common as vivit
 
-EPOCHS = 60
+EPOCHS = 50
 SIDE = 48  # px, 6 x 6 tokens
 DATA = 'data/demo_actors'
 

@@ -187,7 +187,7 @@ def _dataset(name: str, frames: str, side: int) -> dict[str, Any]:
 
 
 def mlp_task(dataset: str, labels: str = 'label') -> ConfigDict:
-  """A 2-layer MLP trained with a softmax loss (supplement 2.1)."""
+  """A 2-layer MLP trained with a softmax loss (supplement 2.1); its dropout is the released code's."""
   return ConfigDict(
     {
       'dataset': dataset,
@@ -212,6 +212,8 @@ def adamw(learning_rate: float, warmup: str) -> ConfigDict:
   """
   optimizer = common.adamw(learning_rate, warmup, weight_decay=0.05)
   optimizer.min_learning_rate = learning_rate / 100
+  # Through its projections a head has gradients also in a batch without its dataset.
+  optimizer.inactive_heads = 'decay'
   # Position tables and projections decay, as in the code; the paper does not say.
   optimizer.no_decay = ('/bias$', '/scale$', '(^|/)log_sigma')
   return optimizer

@@ -33,7 +33,8 @@ class MultiTrain(nn.Module):
   expander, whatever the trunk computes in.
 
   Parameters, none of which inference needs: `expander`, `from_TASK/to_TASK` [C_i, C_k] and
-  `log_sigma_TASK`. `optimizer.inactive_heads` does not freeze them.
+  `log_sigma_TASK`. `optimizer.inactive_heads` does not freeze them; set it to 'decay', because a head has
+  gradients through its projections also in a batch without its dataset.
 
   Attributes:
     tasks: Name -> the task; its `weight` is a factor of L_k.
@@ -140,6 +141,11 @@ class MultiTrain(nn.Module):
           f'`tasks.{name}` has one class, {facts.class_names[name][0]!r}, in {facts.source}: a softmax '
           'loss over one class is always 0, and nothing can be projected to it. Leave '
           f'`datasets.{task.dataset}` out.'
+        )
+      if objective.uncertainty and not task.weight:
+        raise ConfigError(
+          f'`tasks.{name}.weight` is 0 and `objective.uncertainty` is set: log sigma alone would fall '
+          'without end. Give the task a weight, or leave it out.'
         )
     part = experiment.batch_size // experiment.grad_accumulation
     if part < 2 and (objective.variance_weight or objective.covariance_weight):

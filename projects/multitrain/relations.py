@@ -10,25 +10,19 @@ pairs where there are many.
 """
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from errors import CheckpointMismatchError, ConfigError, check_integer
 from projects.multitrain import relations_chart
+from projects.multitrain.projection_weights import ClassNames, Relations, relations, strongest
 from train_lib import checkpoint
 from train_lib.console import run_command
 from train_lib.files import write_atomically
-from train_lib.state import OBJECTIVE
 
-Relations = dict[tuple[str, str], np.ndarray]
-ClassNames = Mapping[str, Sequence[str]]
-
-# Not `required`: the comparison program imports this module, and with it the flags.
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, "The run's folder.")
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, "The run's folder.", allow_override=True)
 _STEP = flags.DEFINE_integer(
   'step', None, 'Step of the checkpoint; default: the newest.', allow_override=True
 )
@@ -39,33 +33,6 @@ _JSON = flags.DEFINE_bool(
 _OUT = flags.DEFINE_string(
   'out', None, 'Folder for relations.json and relations.png.', allow_override=True
 )
-
-
-def relations(params: Mapping[str, Any], class_names: ClassNames) -> Relations:
-  """The projections' weights by ordered pair of tasks.
-
-  Args:
-    params: With the objective's own under `'objective'`, as a `TrainState` or `checkpoint.load_params`
-      has them.
-    class_names: Task -> names of its classes, as a checkpoint's `meta` has them.
-
-  Returns:
-    (source, target) -> float32 [C_source, C_target], in the order of `class_names`. Empty where the
-    objective has no projections.
-  """
-  own = params.get(OBJECTIVE, {})
-  return {
-    (source, target): np.asarray(own[f'from_{source}'][f'to_{target}'])
-    for source in class_names
-    for target in class_names
-    if f'to_{target}' in own.get(f'from_{source}', {})
-  }
-
-
-def strongest(weights: np.ndarray, count: int) -> list[tuple[int, int]]:
-  """(row, column) of the `count` largest entries of a matrix, in order; the first of equal ones first."""
-  places = np.argsort(-weights, axis=None, kind='stable')[:count]
-  return [(int(row), int(column)) for row, column in zip(*np.unravel_index(places, weights.shape))]
 
 
 def as_json(found: Relations, class_names: ClassNames, top: int) -> list[dict[str, Any]]:

@@ -86,6 +86,12 @@ def test_gelu(name, value):
   np.testing.assert_allclose(layers.activation(name)(jnp.ones(())), value, atol=1e-6)
 
 
+def test_gelu_through_erf_does_not_cancel_in_bfloat16():
+  x = jnp.float32([-3.09375, -2.0, 0.5]).astype(jnp.bfloat16)
+  exact = [-0.0030575, -0.0455003, 0.3457312]  # x Phi(x)
+  np.testing.assert_allclose(layers.activation('erf')(x).astype(jnp.float32), exact, rtol=4e-3)
+
+
 def test_unknown_gelu():
   with pytest.raises(ConfigError, match='gelu_fast'):
     layers.activation('gelu_fast')

@@ -301,6 +301,11 @@ def boxes(config):
     (lambda c: c.objective.update({'projection': 'add'}), 2, r'Did you mean `added`'),
     (lambda c: c.objective.update({'projection_weight': -1.0}), 2, r'objective.projection_weight'),
     (lambda c: c.objective.update({'expander_size': 0}), 2, r'objective.expander_size'),
+    (
+      lambda c: c.tasks.a.update({'weight': 0.0}),
+      2,
+      r'`tasks.a.weight` is 0 .* would fall without end',
+    ),
     (lambda c: c.objective.update({'tasks': {}}), 2, r'`objective.tasks` follows from the rest'),
   ],
 )

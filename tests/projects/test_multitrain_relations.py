@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from matplotlib import image
 
 from errors import CheckpointMismatchError, ConfigError
-from projects.multitrain import relations, relations_chart
+from projects.multitrain import projection_weights, relations, relations_chart
 from train_lib import checkpoint
 from train_lib.experiment import CheckpointConfig
 from train_lib.state import TrainState
@@ -60,17 +60,23 @@ def call(capsys, **values):
 
 
 def test_weights_by_pair():
-  found = relations.relations(params_of(WEIGHTS), NAMES)
+  found = projection_weights.relations(params_of(WEIGHTS), NAMES)
   assert found.keys() == WEIGHTS.keys()
   for pair, weights in found.items():
     np.testing.assert_array_equal(weights, WEIGHTS[pair])
-  assert relations.relations({'trunk': {}}, NAMES) == {}
+  assert projection_weights.relations({'trunk': {}}, NAMES) == {}
+
+
+def test_weights_of_a_diverged_run_are_refused():
+  weights = {**WEIGHTS, ('a', 'a_b'): np.full_like(WEIGHTS['a', 'a_b'], np.nan)}
+  with pytest.raises(CheckpointMismatchError, match=r'from_a/to_a_b .* not finite'):
+    projection_weights.relations(params_of(weights), NAMES)
 
 
 def test_the_strongest_come_first_and_equal_ones_in_order():
-  assert relations.strongest(WEIGHTS['a', 'a_b'], 3) == [(2, 1), (0, 0), (1, 1)]
-  assert relations.strongest(np.zeros((2, 2)), 3) == [(0, 0), (0, 1), (1, 0)]
-  assert len(relations.strongest(np.zeros((2, 2)), 9)) == 4
+  assert projection_weights.strongest(WEIGHTS['a', 'a_b'], 3) == [(2, 1), (0, 0), (1, 1)]
+  assert projection_weights.strongest(np.zeros((2, 2)), 3) == [(0, 0), (0, 1), (1, 0)]
+  assert len(projection_weights.strongest(np.zeros((2, 2)), 9)) == 4
 
 
 def test_the_command_prints_text(save):
