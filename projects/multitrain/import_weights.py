@@ -43,11 +43,18 @@ def main() -> None:
 
 
 def _tasks(pairs: list[str]) -> dict[str, str]:
-  """Raises ConfigError unless every item is `dataset=task`."""
+  """Raises ConfigError unless every item is `dataset=task`, with another dataset each."""
+  tasks: dict[str, str] = {}
   for pair in pairs:
-    if pair.count('=') != 1 or not all(pair.split('=')):
+    dataset, _, task = pair.partition('=')
+    if not (dataset and task) or '=' in task:
       raise ConfigError(f'--tasks: expected items such as kinetics=kinetics400, got {pair!r}.')
-  return dict(pair.split('=') for pair in pairs)  # type: ignore[misc]
+    if dataset in tasks:
+      raise ConfigError(
+        f'--tasks: expected each dataset once, got {dataset}={tasks[dataset]} and {pair}.'
+      )
+    tasks[dataset] = task
+  return tasks
 
 
 def _run(argv: list[str]) -> None:

@@ -93,8 +93,8 @@ def from_official(arrays: Mapping[str, np.ndarray], tasks: Mapping[str, str]) ->
 
   Raises:
     CheckpointMismatchError: names that the released model has not; attention without its norms, whose
-      width is that of a head; or `tasks` names a dataset that has no head. Other arrays that are
-      missing are noticed by `init_from`.
+      width is that of a head; or `tasks` names a dataset that has no head, or gives two datasets one
+      task. Other arrays that are missing are noticed by `init_from`.
   """
   apart = _apart(arrays)
   found = {name: _ours(name) for name in apart}
@@ -149,6 +149,12 @@ def _renamed(arrays: Arrays, tasks: Mapping[str, str]) -> Arrays:
   if missing := sorted(set(tasks) - datasets):
     raise CheckpointMismatchError(
       f'There are no heads of {missing}: the checkpoint has those of {sorted(datasets)}.'
+    )
+  named = {dataset: tasks.get(dataset, dataset) for dataset in sorted(datasets)}
+  if shared := {d: task for d, task in named.items() if list(named.values()).count(task) > 1}:
+    raise CheckpointMismatchError(
+      f'Several datasets of the checkpoint would become one task: {shared}. Expected a task of its own '
+      'for each; a dataset that is not renamed keeps its name.'
     )
 
   def renamed(match: re.Match[str]) -> str:
