@@ -8,15 +8,14 @@ its datasets get the names of a config's tasks. Then `--config.init_from.path=mu
 `--config.init_from.load_head=True` loads the heads and what belongs to the objective, too.
 """
 
-import signal
-import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from errors import ConfigError, TubeletError
+from errors import ConfigError
 from projects.multitrain import weights
 from train_lib import params_file, pretrained_vit
+from train_lib.console import run_command
 from train_lib.state import OBJECTIVE
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -57,16 +56,5 @@ def _tasks(pairs: list[str]) -> dict[str, str]:
   return tasks
 
 
-def _run(argv: list[str]) -> None:
-  if len(argv) > 1:
-    sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
-  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
-  try:
-    main()
-  except TubeletError as error:
-    print(f'{type(error).__name__}: {error}', file=sys.stderr)
-    sys.exit(error.exit_code)
-
-
 if __name__ == '__main__':
-  app.run(_run)
+  run_command(main)
