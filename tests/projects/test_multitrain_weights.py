@@ -133,6 +133,31 @@ def test_the_head_of_one_dataset_has_no_name():
     ({}, {'k400': 'kinetics'}, r"no heads of \['k400'\]: .*\['kinetics', 'mit'\]"),
     ({}, {'kinetics': 'x', 'mit': 'x'}, r"one task: {'kinetics': 'x', 'mit': 'x'}"),
     ({}, {'kinetics': 'mit'}, r"one task: {'kinetics': 'mit', 'mit': 'mit'}"),
+    (
+      {'blocks.0.attn.qkv.bias': np.ones(11)},
+      {},
+      r'blocks\.0\.attn\.qkv\.bias: expected a multiple of 3 rows: .*, got the shape \(11,\)',
+    ),
+    (
+      {'blocks.0.attn.qkv.weight': np.ones((9, 4))},
+      {},
+      r'attention/query/kernel: expected heads of 2 channels, .*, got the shape \(4, 3\)',
+    ),
+    (
+      {'blocks.0.attn.proj.weight': np.ones((4, 5))},
+      {},
+      r'attention/out/kernel: expected heads of 2 channels, .*, got the shape \(5, 4\)',
+    ),
+    (
+      {'blocks.0.attn.norm_q.weight': np.ones(())},
+      {},
+      r'query/norm/scale: expected one axis, got the shape \(\)',
+    ),
+    (
+      {'patch_embed.proj.weight': np.ones((4, 147))},
+      {},
+      r'patch_embed\.proj\.weight: expected five axes, got the shape \(4, 147\)',
+    ),
   ],
 )
 def test_what_is_not_such_a_checkpoint(change, tasks, message):
