@@ -3,45 +3,55 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 
-from datasets.annotations import Annotations, Rejected, Row, clip_key
+from datasets.annotations import Rejected, Row, clip_key
 from errors import ConfigError
 
 
-def cut(found: Annotations, seconds: float) -> Annotations:
+def cut(
+  splits: Mapping[str, Sequence[Row]], seconds: float
+) -> dict[str, tuple[tuple[Row, ...], tuple[Rejected, ...]]]:
   """The rows with an end, cut by `cut_times`; those without one stay as they are.
 
   Clips keep the row's number, labels and split. Rejected are remainders that are left, and clips
-  that another segment of the same video has as well. Clips beyond the end of the video are found and
-  rejected when the video is read; one in which it ends holds what is there.
+  that another segment of the same video and split has as well. Clips beyond the end of the video are
+  found and rejected when the video is read; one in which it ends holds what is there.
 
   Args:
-    found: rows, each a segment.
+    splits: split -> rows, each a segment.
     seconds: length of a clip.
 
+  Returns:
+    split -> (clips, rejected), both in the order of the rows.
+
   Raises:
-    ConfigError: `seconds` is not positive, or no row has an end.
+    ConfigError: `seconds` is not positive, or no row of any split has an end.
   """
   if not (math.isfinite(seconds) and seconds > 0):
     raise ConfigError(f'segment_seconds: expected more than 0 s, got {seconds}.')
-  if not any(row.end is not None for row in found.rows):
+  if not any(row.end is not None for rows in splits.values() for row in rows):
     raise ConfigError(
       'segment_seconds: no row has an end, so there are no segments to cut. Leave it out.'
     )
-  rows: dict[str, Row] = {}
-  rejected = list(found.rejected)
-  for row in found.rows:
+  return {split: _cut(rows, seconds) for split, rows in splits.items()}
+
+
+def _cut(rows: Sequence[Row], seconds: float) -> tuple[tuple[Row, ...], tuple[Rejected, ...]]:
+  """Clips of the rows of a split, and what is rejected."""
+  kept: dict[str, Row] = {}
+  rejected = []
+  for row in rows:
     clips, rest = _clips(row, seconds)
     for clip in clips:
-      other = rows.setdefault(clip.key, clip)
+      other = kept.setdefault(clip.key, clip)
       if other is not clip:
         reason = f'its part {clip.key} is also one of row {other.number}'
         rejected.append(Rejected(row.number, row.path, reason))
     if rest:
       reason = f'the last {rest:g} s of {row.key} are less than half a clip'
       rejected.append(Rejected(row.number, row.path, reason))
-  rejected.sort(key=lambda bad: bad.number)
-  return dataclasses.replace(found, rows=tuple(rows.values()), rejected=tuple(rejected))
+  return tuple(kept.values()), tuple(rejected)
 
 
 def cut_times(start: float, end: float, seconds: float) -> tuple[list[tuple[float, float]], float]:

@@ -49,7 +49,7 @@ from datasets import (
   segments,
   workers,
 )
-from datasets.annotations import Annotations, Row
+from datasets.annotations import Annotations, Rejected, Row
 from errors import ConfigError
 from tools import command
 
@@ -105,20 +105,18 @@ _FIRST_REASONS = 3
 def main() -> None:
   """Builds every split asked for, and says what came of it."""
   read = _read()
-  if _SEGMENT_SECONDS.value is not None:
-    read = segments.cut(read, _SEGMENT_SECONDS.value)
   settings = convert.Settings(
     _VIDEO_ROOT.value, read.groups, _SIZE.value, _QUALITY.value, _FPS.value
   )
-  rejected = read.rejected  # told with the first split
+  rejected = read.rejected  # Told with the first split.
   lost = 0
-  for split, rows in _splits(read).items():
+  for split, (rows, left) in _clips(_splits(read)).items():
     plan = build.make_plan(
       _OUT.value,
       split,
       rows,
       settings,
-      rejected=rejected,
+      rejected=(*rejected, *left),
       annotations=_origin(),
       shards=_SHARDS.value,
     )
@@ -203,6 +201,15 @@ def _splits(read: Annotations) -> dict[str, Sequence[Row]]:
       raise ConfigError(f'--split={_SPLIT.value}: {_CSV.value} names {sorted(named)}.')
     return {_SPLIT.value: named[_SPLIT.value]}
   return dict(named)
+
+
+def _clips(
+  splits: Mapping[str, Sequence[Row]],
+) -> Mapping[str, tuple[Sequence[Row], Sequence[Rejected]]]:
+  """The clips of each split, and what is left of its segments where they are cut."""
+  if _SEGMENT_SECONDS.value is None:
+    return {split: (rows, ()) for split, rows in splits.items()}
+  return segments.cut(splits, _SEGMENT_SECONDS.value)
 
 
 def _origin() -> dict[str, Any]:

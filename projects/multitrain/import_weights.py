@@ -8,15 +8,14 @@ its datasets get the names of a config's tasks. Then `--config.init_from.path=mu
 `--config.init_from.load_head=True` loads the heads and what belongs to the objective, too.
 """
 
-import signal
-import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from errors import ConfigError, TubeletError
+from errors import ConfigError
 from projects.multitrain import weights
 from train_lib import params_file, pretrained_vit
+from train_lib.console import run_command
 from train_lib.state import OBJECTIVE
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -43,23 +42,19 @@ def main() -> None:
 
 
 def _tasks(pairs: list[str]) -> dict[str, str]:
-  """Raises ConfigError unless every item is `dataset=task`."""
+  """Raises ConfigError unless every item is `dataset=task`, with another dataset each."""
+  tasks: dict[str, str] = {}
   for pair in pairs:
-    if pair.count('=') != 1 or not all(pair.split('=')):
+    dataset, _, task = pair.partition('=')
+    if not (dataset and task) or '=' in task:
       raise ConfigError(f'--tasks: expected items such as kinetics=kinetics400, got {pair!r}.')
-  return dict(pair.split('=') for pair in pairs)  # type: ignore[misc]
-
-
-def _run(argv: list[str]) -> None:
-  if len(argv) > 1:
-    sys.exit(f'Unexpected argument {argv[1]!r}: every option is --name=value. See --help.')
-  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Ends quietly where nobody reads on: `| head`.
-  try:
-    main()
-  except TubeletError as error:
-    print(f'{type(error).__name__}: {error}', file=sys.stderr)
-    sys.exit(error.exit_code)
+    if dataset in tasks:
+      raise ConfigError(
+        f'--tasks: expected each dataset once, got {dataset}={tasks[dataset]} and {pair}.'
+      )
+    tasks[dataset] = task
+  return tasks
 
 
 if __name__ == '__main__':
-  app.run(_run)
+  run_command(main)

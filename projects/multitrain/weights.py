@@ -13,6 +13,7 @@ from errors import CheckpointMismatchError
 from train_lib.state import OBJECTIVE
 
 Arrays = dict[str, np.ndarray]
+Convert = Callable[[np.ndarray], np.ndarray]
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -68,7 +69,7 @@ _STEMS = (
   (r'expander\.fc1', f'{OBJECTIVE}/expander/Dense_0', _DENSE),
   (r'expander\.fc2', f'{OBJECTIVE}/expander/Dense_1', _DENSE),
 )
-_RULES: tuple[tuple[str, str, Callable[[np.ndarray], np.ndarray]], ...] = (
+_RULES: tuple[tuple[str, str, Convert], ...] = (
   (r'pos_embed_spatial', 'posembed_space/pos_embedding', _same),
   (r'pos_embed_temporal', 'posembed_time/pos_embedding', _same),
   (r'blocks\.(\d+)\.attn\.(rel_pos_[thw])', _BLOCK + r'attention/\2', _same),
@@ -92,9 +93,10 @@ def from_official(arrays: Mapping[str, np.ndarray], tasks: Mapping[str, str]) ->
     '/'-joined path -> array, as `params_file.write` takes them.
 
   Raises:
-    CheckpointMismatchError: names that the released model has not; attention without its norms, whose
-      width is that of a head; or `tasks` names a dataset that has no head. Other arrays that are
-      missing are noticed by `init_from`.
+    CheckpointMismatchError: names that the released model has not, or shapes that cannot be taken apart;
+      attention without its norms, whose width is that of a head; or `tasks` names a dataset that has
+      no head, or gives two datasets one task. Other arrays that are missing, and other shapes, are
+      noticed by `init_from`.
   """
   apart = _apart(arrays)
   found = {name: _ours(name) for name in apart}
@@ -103,15 +105,30 @@ def from_official(arrays: Mapping[str, np.ndarray], tasks: Mapping[str, str]) ->
       f'This is no state dict of the released MultiTrain, which has no {unknown}. Expected the names of '
       'its class MViT without a class token, of the model alone and without a prefix such as `module.`.'
     )
-  ours = {own[0]: own[1](apart[name]) for name, own in found.items() if own is not None}
+  ours = {own[0]: _converted(name, apart[name], own[1]) for name, own in found.items() if own}
   return _with_heads(_renamed(ours, tasks))
 
 
-def _ours(name: str) -> tuple[str, Callable[[np.ndarray], np.ndarray]] | None:
+def _ours(name: str) -> tuple[str, Convert] | None:
   for pattern, path, convert in _RULES:
     if match := re.fullmatch(pattern, name):
       return match.expand(path), convert
   return None
+
+
+def _converted(name: str, array: np.ndarray, convert: Convert) -> np.ndarray:
+  if convert is _convolution:
+    _expect(array.ndim == 5, name, array, 'five axes')
+  return convert(array)
+
+
+def _expect(fits: bool, name: str, array: np.ndarray, expected: str) -> None:
+  """Raises CheckpointMismatchError unless the array fits."""
+  if not fits:
+    raise CheckpointMismatchError(
+      f'{name}: expected {expected}, got the shape {array.shape}. The released model has no such array: '
+      'see where the checkpoint was made or changed.'
+    )
 
 
 def _apart(arrays: Mapping[str, np.ndarray]) -> Arrays:
@@ -119,6 +136,8 @@ def _apart(arrays: Mapping[str, np.ndarray]) -> Arrays:
   apart: Arrays = {}
   for name, array in arrays.items():
     if '.attn.qkv.' in name:
+      fits = array.ndim > 0 and len(array) % 3 == 0
+      _expect(fits, name, array, 'a multiple of 3 rows: queries, keys, values')
       for part, rows in zip(('query', 'key', 'value'), np.split(array, 3)):
         apart[name.replace('qkv', part)] = rows
     else:
@@ -130,15 +149,16 @@ def _with_heads(arrays: Arrays) -> Arrays:
   """Gives projections their axis of heads, whose width their norms have."""
   result = dict(arrays)
   for name, array in arrays.items():
-    if match := re.fullmatch(r'(.*/attention)/(query|key|value|out)/(kernel|bias)', name):
+    if match := re.fullmatch(r'(.*/attention)/((query|key|value)/(kernel|bias)|out/kernel)', name):
       norm = arrays.get(f'{match[1]}/query/norm/scale')
       if norm is None:
         raise CheckpointMismatchError(f'{match[1]}: there is no attn.norm_q.weight of this block.')
-      size = norm.shape[-1]
-      if match[2] != 'out':
-        result[name] = array.reshape(*array.shape[:-1], -1, size)
-      elif match[3] == 'kernel':
-        result[name] = array.reshape(-1, size, array.shape[-1])
+      _expect(norm.ndim == 1 and norm.size > 0, f'{match[1]}/query/norm/scale', norm, 'one axis')
+      axis = array.ndim - 1 if match[3] else 0
+      fits = array.ndim == (1 if match[4] == 'bias' else 2) and array.shape[axis] % norm.size == 0
+      _expect(fits, name, array, f'heads of {norm.size} channels, the width of their norm')
+      heads = (array.shape[axis] // norm.size, norm.size)
+      result[name] = array.reshape(*array.shape[:axis], *heads, *array.shape[axis + 1 :])
   return result
 
 
@@ -149,6 +169,12 @@ def _renamed(arrays: Arrays, tasks: Mapping[str, str]) -> Arrays:
   if missing := sorted(set(tasks) - datasets):
     raise CheckpointMismatchError(
       f'There are no heads of {missing}: the checkpoint has those of {sorted(datasets)}.'
+    )
+  named = {dataset: tasks.get(dataset, dataset) for dataset in sorted(datasets)}
+  if shared := {d: task for d, task in named.items() if list(named.values()).count(task) > 1}:
+    raise CheckpointMismatchError(
+      f'Several datasets of the checkpoint would become one task: {shared}. Expected a task of its own '
+      'for each; a dataset that is not renamed keeps its name.'
     )
 
   def renamed(match: re.Match[str]) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from datasets import convert, segments
-from datasets.annotations import Annotations, LabelGroup, Rejected, Row, clip_key
+from datasets.annotations import LabelGroup, Rejected, Row, clip_key
 from errors import ConfigError
 from tests.datasets import videos
 
@@ -17,8 +17,9 @@ def row(number, start, end, path='v.mp4', key=''):
   return Row(number, path, {'label': ('jump',)}, key, start, end, 'train')
 
 
-def cut(*rows, seconds=10.0, rejected=()):
-  return segments.cut(Annotations(GROUPS, rows, rejected), seconds)
+def cut(*rows, seconds=10.0):
+  """Clips and rejected of one split."""
+  return segments.cut({'train': rows}, seconds)['train']
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,10 @@ def test_decimals_divide_evenly():
 
 
 def test_clips_keep_the_row_and_have_keys_of_their_own():
-  got = cut(row(1, 1.5, 22), row(1, 30, 42), row(2, 0, 5, 'w.mp4'), row(3, 0, 25, 'x.mp4', 'id3'))
-  assert [(r.number, r.key, r.start, r.end) for r in got.rows] == [
+  clips, rejected = cut(
+    row(1, 1.5, 22), row(1, 30, 42), row(2, 0, 5, 'w.mp4'), row(3, 0, 25, 'x.mp4', 'id3')
+  )
+  assert [(r.number, r.key, r.start, r.end) for r in clips] == [
     (1, 'v.mp4@1.5-11.5', 1.5, 11.5),
     (1, 'v.mp4@11.5-21.5', 11.5, 21.5),
     (1, 'v.mp4@30-40', 30, 40),
@@ -54,27 +57,35 @@ def test_clips_keep_the_row_and_have_keys_of_their_own():
     (3, 'id3@10-20', 10, 20),
     (3, 'id3@20-25', 20, 25),
   ]
-  assert {(r.split, r.labels['label']) for r in got.rows} == {('train', ('jump',))}
-  assert got.groups == GROUPS
-  assert got.rejected == (
+  assert {(r.split, r.labels['label']) for r in clips} == {('train', ('jump',))}
+  assert rejected == (
     Rejected(1, 'v.mp4', 'the last 0.5 s of v.mp4@1.5-22 are less than half a clip'),
     Rejected(1, 'v.mp4', 'the last 2 s of v.mp4@30-42 are less than half a clip'),
   )
 
 
 def test_a_clip_of_two_segments_is_written_once():
-  before = Rejected(9, 'gone.mp4', 'no such video')
-  got = cut(row(4, 0, 20), row(7, 10, 30), rejected=(before,))
-  assert [r.key for r in got.rows] == ['v.mp4@0-10', 'v.mp4@10-20', 'v.mp4@20-30']
-  assert got.rejected == (
-    Rejected(7, 'v.mp4', 'its part v.mp4@10-20 is also one of row 4'),
-    before,
-  )
+  clips, rejected = cut(row(4, 0, 20), row(7, 10, 30))
+  assert [r.key for r in clips] == ['v.mp4@0-10', 'v.mp4@10-20', 'v.mp4@20-30']
+  assert rejected == (Rejected(7, 'v.mp4', 'its part v.mp4@10-20 is also one of row 4'),)
+
+
+def test_splits_are_cut_apart():
+  whole = dataclasses.replace(row(2, None, None, 'w.mp4'), key='w.mp4')
+  got = segments.cut({'train': [row(1, 0, 12)], 'test': [row(3, 0, 21), whole]}, 10)
+  assert {split: [r.key for r in clips] for split, (clips, _) in got.items()} == {
+    'train': ['v.mp4@0-10'],
+    'test': ['v.mp4@0-10', 'v.mp4@10-20', 'w.mp4'],
+  }
+  assert {split: [bad.number for bad in rejected] for split, (_, rejected) in got.items()} == {
+    'train': [1],
+    'test': [3],
+  }
 
 
 def test_rows_without_an_end_stay():
   whole = dataclasses.replace(row(2, None, None, 'w.mp4'), key='w.mp4')
-  assert cut(row(1, 0, 20), whole).rows[-1] is whole
+  assert cut(row(1, 0, 20), whole)[0][-1] is whole
   with pytest.raises(ConfigError, match='no row has an end'):
     cut(whole)
 
@@ -87,9 +98,9 @@ def test_lengths_that_cannot_be(seconds):
 
 def test_clips_beyond_the_video_are_rejected_and_one_may_be_cut_short(tmp_path):
   videos.write_video(tmp_path / 'v.mp4', 10, rate=5)  # 2 s
-  got = cut(row(1, 0.4, 4.4), seconds=1.0)
+  clips, _ = cut(row(1, 0.4, 4.4), seconds=1.0)
   settings = convert.Settings(str(tmp_path), GROUPS, size=32)
-  results = [convert.convert_row(clip, settings) for clip in got.rows]
+  results = [convert.convert_row(clip, settings) for clip in clips]
   assert [r.frames for r in results[:2]] == [5, 3]
   assert results[2:] == [
     Rejected(1, 'v.mp4', 'starts at 2.4 s, when the video is over.'),

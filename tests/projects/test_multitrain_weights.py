@@ -104,6 +104,15 @@ def test_names_and_layouts():
   assert ours['heads_moments_in_time/output_projection/kernel'].shape == (7, 3)
 
 
+def test_datasets_may_swap_their_names():
+  official = state_dict()
+  ours = weights.from_official(official, {'kinetics': 'mit', 'mit': 'kinetics'})
+  head = official['head.heads.kinetics.fc2.bias']
+  np.testing.assert_array_equal(ours['heads_mit/output_projection/bias'], head)
+  projection = official['head.cross_dataset_heads.kinetics_mit.weight'].T
+  np.testing.assert_array_equal(ours['objective/from_mit/to_kinetics'], projection)
+
+
 def test_the_head_of_one_dataset_has_no_name():
   official = {n: x for n, x in state_dict().items() if not n.startswith(('head', 'expander'))}
   official |= {'head.projection.weight': np.ones((5, 4)), 'head.projection.bias': np.ones(5)}
@@ -122,6 +131,33 @@ def test_the_head_of_one_dataset_has_no_name():
     ),
     ({'blocks.0.attn.norm_q.weight': None}, {}, r'encoderblock_0/attention: .* no attn\.norm_q'),
     ({}, {'k400': 'kinetics'}, r"no heads of \['k400'\]: .*\['kinetics', 'mit'\]"),
+    ({}, {'kinetics': 'x', 'mit': 'x'}, r"one task: {'kinetics': 'x', 'mit': 'x'}"),
+    ({}, {'kinetics': 'mit'}, r"one task: {'kinetics': 'mit', 'mit': 'mit'}"),
+    (
+      {'blocks.0.attn.qkv.bias': np.ones(11)},
+      {},
+      r'blocks\.0\.attn\.qkv\.bias: expected a multiple of 3 rows: .*, got the shape \(11,\)',
+    ),
+    (
+      {'blocks.0.attn.qkv.weight': np.ones((9, 4))},
+      {},
+      r'attention/query/kernel: expected heads of 2 channels, .*, got the shape \(4, 3\)',
+    ),
+    (
+      {'blocks.0.attn.proj.weight': np.ones((4, 5))},
+      {},
+      r'attention/out/kernel: expected heads of 2 channels, .*, got the shape \(5, 4\)',
+    ),
+    (
+      {'blocks.0.attn.norm_q.weight': np.ones(())},
+      {},
+      r'query/norm/scale: expected one axis, got the shape \(\)',
+    ),
+    (
+      {'patch_embed.proj.weight': np.ones((4, 147))},
+      {},
+      r'patch_embed\.proj\.weight: expected five axes, got the shape \(4, 147\)',
+    ),
   ],
 )
 def test_what_is_not_such_a_checkpoint(change, tasks, message):
@@ -171,6 +207,8 @@ def test_an_imported_file_starts_a_run(tmp_path, capsys):
   [
     (('--checkpoint=none.npz', '--out=x.npz'), r'--checkpoint=none\.npz: there is no such file'),
     (('--checkpoint=OFFICIAL', '--out=x.npz', '--tasks=a=b=c'), r"--tasks: .*'a=b=c'"),
+    (('--checkpoint=OFFICIAL', '--out=x.npz', '--tasks=a='), r"--tasks: .*'a='"),
+    (('--checkpoint=OFFICIAL', '--out=x.npz', '--tasks=a=b,a=c'), r'once, got a=b and a=c'),
   ],
 )
 def test_flags(tmp_path, capsys, arguments, message):

@@ -142,7 +142,11 @@ def test_a_public_layout(build_in, tmp_path):
 def test_segments_cut_into_clips(build_in, tmp_path, capsys):
   # The videos have 4 frames, 0.16 s.
   segments = [{'label': 'Jump', 'segment': [0, 0.17]}, {'label': 'Jump', 'segment': [0.04, 0.07]}]
-  database = {'0': {'subset': 'training', 'annotations': segments}}
+  others = [{'label': 'Jump', 'segment': [0, 0.09]}, {'label': 'Jump', 'segment': [0.04, 0.08]}]
+  database = {
+    '0': {'subset': 'training', 'annotations': segments},
+    '1': {'subset': 'validation', 'annotations': others},
+  }
   path = write_csv(tmp_path, json.dumps({'database': database}))
   made = build_in(csv=path, layout='activitynet', segment_seconds=0.04)
   # Of the first four clips and a left hundredth, of the second one and as much as half of another.
@@ -152,6 +156,17 @@ def test_segments_cut_into_clips(build_in, tmp_path, capsys):
   output = capsys.readouterr().out
   assert 'train: 5 written, 1 rejected.' in output
   assert 'the last 0.01 s of jump/0.mp4@0-0.17 are less than half a clip' in output
+  assert 'validation: 2 written, 2 rejected.' in output
+  assert {name: split['rejected'] for name, split in made.source['splits'].items()} == {
+    'train': 1,
+    'validation': 2,
+  }
+  listed = {name: (tmp_path / 'out' / f'rejected-{name}.csv').read_text() for name in made.splits}
+  assert 'jump/1' not in listed['train']
+  assert listed['validation'].splitlines()[1:] == [
+    '2,jump/1.mp4,the last 0.01 s of jump/1.mp4@0-0.09 are less than half a clip',
+    '2,jump/1.mp4,its part jump/1.mp4@0.04-0.08 is also one of row 2',
+  ]
 
 
 def test_boxes_of_keyframes(build_in, tmp_path, capsys):
