@@ -31,6 +31,8 @@ FOLDERS = [COLLECTION / 'multitrain', COMMITTED / 'multitrain']
 MODELS = sorted({p.name.split('.')[0] for f in FOLDERS for p in f.glob('multitrain_*ds.*.npz')})
 VARIANTS = json.loads((FOLDERS[1] / 'losses.json').read_text())['multihead_variants']
 HEAD = Component('models.heads:LinearHead', {})
+# Prefix of a model's recorded values and gradients, and the `projection` they are of.
+RECORDED = [('released', 'separate'), ('no_cross_proj', 'none'), ('paper_add_mtl', 'added')]
 
 
 @functools.cache
@@ -173,31 +175,38 @@ def projections(arrays):
   return params
 
 
-@pytest.mark.parametrize('model', MODELS)
-@pytest.mark.parametrize(
-  ('variant', 'projection'),
-  [('released', 'separate'), ('no_cross_proj', 'none'), ('paper_add_mtl', 'added')],
-)
-def test_the_objective_on_a_models_recorded_outputs(model, variant, projection):
-  arrays = read(model)
-  outputs = recorded_outputs(arrays)
-  objective = MultiTrain(
-    {name: TaskConfig(name, 'label', HEAD) for name in outputs.masks},
+def recorded_objective(tasks, projection, variance_weight, covariance_weight):
+  return MultiTrain(
+    {name: TaskConfig(name, 'label', HEAD) for name in tasks},
     projection=projection,
-    variance_weight=0.0,
-    covariance_weight=0.0,
+    variance_weight=variance_weight,
+    covariance_weight=covariance_weight,
+    expander_size=4096,
     uncertainty=False,
     average='batch',
   )
 
+
+def recorded_total(objective, params, outputs, sigma_sq):
+  """The objective's loss; where logits are added, with the authors' weights of datasets."""
+  loss, terms = objective.apply({'params': params}, outputs)
+  if objective.projection != 'added':
+    return loss
+  # In place of means theirs weights sums, and divides log sigma, too, by the size of the batch.
+  sums = [terms[f'loss/{name}'] * mask.sum() for name, mask in outputs.masks.items()]
+  weighted = [losses.uncertainty_weighted(x, jnp.log(s) / 2) for x, s in zip(sums, sigma_sq)]
+  return loss + (sum(weighted) - sum(sums)) / len(outputs.features.pooled)
+
+
+@pytest.mark.parametrize('model', MODELS)
+@pytest.mark.parametrize(('variant', 'projection'), RECORDED)
+def test_the_objective_on_a_models_recorded_outputs(model, variant, projection):
+  arrays = read(model)
+  outputs = recorded_outputs(arrays)
+  objective = recorded_objective(outputs.masks, projection, 0.0, 0.0)
+
   def total(params, sigma_sq):
-    loss, terms = objective.apply({'params': params}, outputs)
-    if projection != 'added':
-      return loss
-    # Theirs weights sums, and divides log sigma by the size of the batch.
-    sums = [terms[f'loss/{name}'] * mask.sum() for name, mask in outputs.masks.items()]
-    weighted = [losses.uncertainty_weighted(x, jnp.log(s) / 2) for x, s in zip(sums, sigma_sq)]
-    return sum(weighted) / len(outputs.features.pooled)
+    return recorded_total(objective, params, outputs, sigma_sq)
 
   params = projections(arrays) if projection != 'none' else {}
   value, (gradients, of_sigma) = jax.value_and_grad(total, (0, 1))(params, arrays['sigma_sq'])
