@@ -19,14 +19,17 @@ from train_lib.console import run_command
 from train_lib.state import OBJECTIVE
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'State dict by official names, .npz or .safetensors.', required=True
+  'checkpoint', '', 'State dict by official names, .npz or .safetensors.', allow_override=True
 )
-_OUT = flags.DEFINE_string('out', None, 'The .npz to write.', required=True)
+_OUT = flags.DEFINE_string('out', '', 'The .npz to write.', allow_override=True)
 _TASKS = flags.DEFINE_list('tasks', [], 'OFFICIAL_DATASET=TASK, separated by commas.')
 
 
 def main() -> None:
   """Reads, converts, writes and says what was written."""
+  for name, value in (('--checkpoint', _CHECKPOINT.value), ('--out', _OUT.value)):
+    if not value:
+      raise ConfigError(f'{name} is missing: name a file.')
   if not Path(_CHECKPOINT.value).is_file():
     raise ConfigError(f'--checkpoint={_CHECKPOINT.value}: there is no such file.')
   official = pretrained_vit.read_arrays(_CHECKPOINT.value)
