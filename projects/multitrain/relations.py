@@ -22,7 +22,7 @@ from train_lib import checkpoint
 from train_lib.console import run_command
 from train_lib.files import write_atomically
 
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, "The run's folder.", allow_override=True)
+_CHECKPOINT = flags.DEFINE_string('checkpoint', '', "The run's folder.", allow_override=True)
 _STEP = flags.DEFINE_integer(
   'step', None, 'Step of the checkpoint; default: the newest.', allow_override=True
 )
@@ -31,7 +31,7 @@ _JSON = flags.DEFINE_bool(
   'json', False, 'Print one JSON object instead of text.', allow_override=True
 )
 _OUT = flags.DEFINE_string(
-  'out', None, 'Folder for relations.json and relations.png.', allow_override=True
+  'out', '', 'Folder for relations.json and relations.png.', allow_override=True
 )
 
 
@@ -70,7 +70,7 @@ def as_text(entries: list[dict[str, Any]]) -> str:
 def main() -> None:
   """Reads, writes and prints."""
   check_integer('--top', 'value', _TOP.value, 1, 1_000_000)
-  if _CHECKPOINT.value is None:
+  if not _CHECKPOINT.value:
     raise ConfigError('--checkpoint is missing: name the folder of a run.')
   params, meta = checkpoint.load_params(_CHECKPOINT.value, _STEP.value)
   names, step = meta['class_names'], meta['position']['step']

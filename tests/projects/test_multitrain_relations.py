@@ -54,7 +54,7 @@ def save(tmp_path):
 def call(capsys, **values):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  with flagsaver.flagsaver(**{'step': None, 'json': False, 'out': None, 'top': 2, **values}):
+  with flagsaver.flagsaver(**{'step': None, 'json': False, 'out': '', 'top': 2, **values}):
     relations.main()
   return capsys.readouterr().out
 

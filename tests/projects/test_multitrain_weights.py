@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 from configs.multitrain import trunks
 from configs.vivit import k400_base_fe
@@ -166,10 +167,11 @@ def test_what_is_not_such_a_checkpoint(change, tasks, message):
     weights.from_official(official, tasks)
 
 
-def command(capsys, *arguments):
-  flags.FLAGS.unparse_flags()
-  flags.FLAGS(['import_weights', *arguments])
-  import_weights.main()
+def command(capsys, tasks=(), **files):
+  # Not from a command line: commands that other tests import have required flags.
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(tasks=list(tasks), **files):
+    import_weights.main()
   return capsys.readouterr().out
 
 
@@ -177,13 +179,9 @@ def test_an_imported_file_starts_a_run(tmp_path, capsys):
   official = state_dict()
   np.savez(tmp_path / 'official.npz', **official)
   path = tmp_path / 'ours.npz'
-  arguments = (
-    f'--checkpoint={tmp_path}/official.npz',
-    f'--out={path}',
-    '--tasks=kinetics=kinetics400',
-  )
   trunk = sum(x.size for n, x in official.items() if not n.startswith(('head.', 'expander.')))
-  printed = command(capsys, *arguments)
+  files = {'checkpoint': f'{tmp_path}/official.npz', 'out': str(path)}
+  printed = command(capsys, ['kinetics=kinetics400'], **files)
   counts = f'trunk {trunk:,}, heads 134, objective 88'
   assert printed == f'{path}: {trunk + 134 + 88:,} parameters ({counts}).\n'
   program = small_program(tmp_path)
@@ -203,16 +201,17 @@ def test_an_imported_file_starts_a_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-  ('arguments', 'message'),
+  ('checkpoint', 'tasks', 'message'),
   [
-    (('--checkpoint=none.npz', '--out=x.npz'), r'--checkpoint=none\.npz: there is no such file'),
-    (('--checkpoint=OFFICIAL', '--out=x.npz', '--tasks=a=b=c'), r"--tasks: .*'a=b=c'"),
-    (('--checkpoint=OFFICIAL', '--out=x.npz', '--tasks=a='), r"--tasks: .*'a='"),
-    (('--checkpoint=OFFICIAL', '--out=x.npz', '--tasks=a=b,a=c'), r'once, got a=b and a=c'),
+    ('', (), r'--checkpoint is missing'),
+    ('none.npz', (), r'--checkpoint=none\.npz: there is no such file'),
+    ('OFFICIAL', ['a=b=c'], r"--tasks: .*'a=b=c'"),
+    ('OFFICIAL', ['a='], r"--tasks: .*'a='"),
+    ('OFFICIAL', ['a=b', 'a=c'], r'once, got a=b and a=c'),
   ],
 )
-def test_flags(tmp_path, capsys, arguments, message):
+def test_flags(tmp_path, capsys, checkpoint, tasks, message):
   np.savez(tmp_path / 'official.npz', **state_dict())
-  arguments = [a.replace('OFFICIAL', str(tmp_path / 'official.npz')) for a in arguments]
+  checkpoint = checkpoint.replace('OFFICIAL', str(tmp_path / 'official.npz'))
   with pytest.raises(ConfigError, match=message):
-    command(capsys, *arguments)
+    command(capsys, tasks, checkpoint=checkpoint, out='x.npz')
