@@ -27,7 +27,7 @@ from train_lib.mesh import batch_sharding, make_mesh, replicated
 from train_lib.objective import ModelOutputs
 from train_lib.program import build_program, prepare
 
-STEPS = 8
+STEPS = 20
 
 def parsed(config, devices):
   experiment = experiment_lib.parse(config)
@@ -123,13 +123,14 @@ print(json.dumps({{
   }},
   '1': losses({{}}, 1),
   '8x1x1': losses({{}}, 8),
+  '2x4x1': losses({{'fsdp': 4}}, 8),
   '2x2x2': losses({{'fsdp': 2, 'tensor': 2}}, 8),
 }}))
 """
 
 
 def test_one_program_on_every_mesh(demo_data_dir):
-  # One test: the child compiles six programs, which parallel test workers would do once each.
+  # One test: the child compiles seven programs, which parallel test workers would do once each.
   source = PROGRAM.format(root=str(ROOT), here=str(Path(__file__).parent), data=str(demo_data_dir))
   settings = {
     'JAX_PLATFORMS': 'cpu',
@@ -151,13 +152,13 @@ def test_one_program_on_every_mesh(demo_data_dir):
   for name, gradient in alone['gradients'].items():
     assert shared['gradients'][name] == pytest.approx(gradient, rel=1e-4, abs=1e-5), name
   one = results['1']
-  assert len(set(one['losses'])) == 8
-  for mesh in ('8x1x1', '2x2x2'):
+  assert len(set(one['losses'])) == 20
+  for mesh in ('8x1x1', '2x4x1', '2x2x2'):
     # Sums over devices are in another order: seen up to 7e-6 and 6e-4.
     assert results[mesh]['losses'] == pytest.approx(one['losses'], rel=5e-5), mesh
     assert results[mesh]['norms'] == pytest.approx(one['norms'], rel=5e-3), mesh
   shards = {mesh: run['shard'] for mesh, run in results.items()}
-  assert shards == {'1': [8, 8], '8x1x1': [8, 8], '2x2x2': [4, 4]}
+  assert shards == {'1': [8, 8], '8x1x1': [8, 8], '2x4x1': [2, 8], '2x2x2': [4, 4]}
   assert augmented['collectives'] == []
   assert augmented['examples'] == 8
   # Other shapes are compiled otherwise: where a byte is cut, it may be the next one.
