@@ -35,8 +35,18 @@ def of_videos(directory: str | os.PathLike[str]) -> bool:
   """Whether a folder holds videos rather than records."""
   if tfds_dataset.is_tfds(directory):
     return False
-  has_manifest = (Path(directory) / manifest.FILE_NAME).exists()
-  return not has_manifest and file_dataset.holds_videos(directory)
+  return not is_there(directory) and file_dataset.holds_videos(directory)
+
+
+def is_there(directory: str | os.PathLike[str]) -> bool:
+  """Whether there is a dataset with counts and class names: a manifest, or what TFDS prepared.
+
+  Raises:
+    DataError: the place is spelled wrong.
+  """
+  if tfds_dataset.is_tfds(directory):
+    return tfds_dataset.is_prepared(str(directory))
+  return (Path(directory) / manifest.FILE_NAME).exists()
 
 
 def contents(directory: str | os.PathLike[str]) -> Contents:

@@ -157,6 +157,15 @@ class TfdsDataset(VideoDataset):
     return f'{self.where}: {self.split!r}, row {row}'
 
 
+def is_prepared(directory: str) -> bool:
+  """Whether TFDS finds files of the dataset.
+
+  Raises:
+    DataError: the place is spelled wrong.
+  """
+  return _found(_Place.of(directory)) is not None
+
+
 def contents(directory: str) -> Contents:
   """What the dataset's own description says.
 
@@ -179,32 +188,39 @@ class _Features(NamedTuple):
 
 
 def _builder(directory: str) -> Any:
-  """The prepared dataset, from its files alone; the code that made it is not run."""
-  place, tfds = _Place.of(directory), _tfds()
+  """The prepared dataset."""
+  place = _Place.of(directory)
+  found = _found(place)
+  if found is None:
+    raise DataError(_not_prepared(directory, place))
+  return found
+
+
+def _found(place: _Place) -> Any | None:
+  """The prepared dataset, from its files alone (the code that made it is not run), or None."""
+  not_found = _tfds().core.DatasetNotFoundError
   from tensorflow_datasets.core import naming, read_only_builder
 
   try:
     name, given = naming.parse_builder_name_kwargs(place.name)
     return read_only_builder.builder_from_files(str(name), data_dir=place.data_dir, **given)
-  except (tfds.core.DatasetNotFoundError, ValueError) as error:
-    raise DataError(_not_prepared(directory, place, str(error))) from error
+  except not_found:
+    return None
 
 
-def _not_prepared(directory: str, place: _Place, reason: str) -> str:
+def _not_prepared(directory: str, place: _Place) -> str:
   base = place.name.partition(':')[0].partition('/')[0]
   known = _tfds().list_builders(with_community_datasets=False)
-  reason = reason.strip().splitlines()[0]
   if base not in known:
     near = difflib.get_close_matches(base, known, 3)
     hint = f' Did you mean {" or ".join(near)}?' if near else ''
-    return (
-      f'{directory}: TFDS knows no dataset {base!r} and finds no files of one ({reason}).{hint}'
-    )
+    return f'{directory}: TFDS knows no dataset {base!r}, and there are no files of one.{hint}'
   where = f'data_dir={place.data_dir!r}, ' if place.data_dir else ''
   return (
-    f'{directory}: not prepared ({reason}) Prepare it: python -c "import tensorflow_datasets as tfds; '
-    f"tfds.builder({place.name!r}, {where}file_format='{_FORMAT}').download_and_prepare()\", or say "
-    'where it is by TFDS_DATA_DIR or tfds:NAME@DATA_DIR.'
+    f'{directory}: TFDS finds no files of this name, config and version. Prepare it: '
+    f'python -c "import tensorflow_datasets as tfds; tfds.builder({place.name!r}, {where}'
+    f'file_format={_FORMAT!r}).download_and_prepare()", or say where it is by TFDS_DATA_DIR or '
+    'tfds:NAME@DATA_DIR.'
   )
 
 

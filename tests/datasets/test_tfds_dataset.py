@@ -179,15 +179,16 @@ def test_refused(place, tmp_path):
   assert refused(place, 'test').endswith("no split 'test'; there are ['train', 'validation'].")
   assert "there are ['label', 'tags']" in refused(place, tasks={'a': 'action'})
   assert 'expected tfds:NAME[:VERSION]' in refused('tfds:cifar10@')
+  assert not sources.is_there(f'tfds:cifar10@{tmp_path}') and sources.is_there(place)
   assert 'Did you mean imagenet2012' in refused(f'tfds:imagenet_2012@{tmp_path}')
   message = refused(f'tfds:cifar10@{tmp_path}')
-  assert 'cifar10' in message and 'not prepared' in message
+  assert f'tfds:cifar10@{tmp_path}: TFDS finds no files' in message
   assert f"tfds.builder('cifar10', data_dir='{tmp_path}', file_format='array_record')" in message
 
 
 def test_another_version_is_not_prepared(data_dir):
   message = refused(f'tfds:tiny_images:1.0.0@{data_dir}')
-  assert 'not prepared' in message and "tfds.builder('tiny_images:1.0.0'" in message
+  assert 'finds no files of this name' in message and "builder('tiny_images:1.0.0'" in message
 
 
 def test_another_format_is_refused(data_dir, tmp_path):
