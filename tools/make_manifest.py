@@ -307,7 +307,8 @@ def summary(data: str | os.PathLike[str], made: manifest.Manifest) -> str:
   frames = records.parse_sequence_example(payload).frames or ()
   start, length = frames[0]
   height, width, _ = next(decode_frames([payload[start : start + length]])).shape
-  lines.append(f'  first record {len(frames)} frames of {width} x {height}')
+  found = f'{len(frames)} frame{"s" * (len(frames) > 1)}'
+  lines.append(f'  first record {found} of {width} x {height}')
   if made.first_label:
     lines.append(f'  labels       {made.first_label} in the records is the first class')
   return '\n'.join([*lines, f'Next: python -m tools.browse --data={data}'])

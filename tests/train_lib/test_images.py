@@ -76,7 +76,6 @@ def test_a_batch_has_its_size_and_its_task_alone(config, build):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
-  config.evaluation.pictures = True
   run.run('train', config, str(tmp_path / 'whole'))
   original, added = MetricLog.add, []
 
@@ -90,6 +89,7 @@ def test_a_killed_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     run.run('train', config, str(tmp_path / 'killed'))
   monkeypatch.undo()
+  config.evaluation.pictures = True
   run.run('train', config, str(tmp_path / 'killed'))
   assert timeless(tmp_path / 'killed') == timeless(tmp_path / 'whole')
   examples = [log_lines(tmp_path / name, 'examples.jsonl') for name in ('whole', 'killed')]
@@ -101,8 +101,8 @@ def test_a_killed_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
   for line in timeless(tmp_path / 'whole'):
     last |= line
   for name, task, count in (('clips', 'action', 32), ('images', 'appearance', 16)):
-    assert 0 < last[f'eval/{name}/loss/{task}'] < 10
-    written = tmp_path / 'whole' / 'eval' / name / 'test' / '00000006'
+    assert 0 < last[f'eval/loss/{task}'] < 10
+    written = tmp_path / 'killed' / 'eval' / name / 'test' / '00000006'
     assert len((written / 'predictions.jsonl').read_text().splitlines()) == count
     assert (written / f'clips_{task}.png').stat().st_size > 1000
 
