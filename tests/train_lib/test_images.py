@@ -12,6 +12,7 @@ from datasets import demo_tubes
 from errors import DataError
 from tests.train_lib.conftest import make_tiny_config
 from train_lib import checkpoint, data, run
+from train_lib import experiment as experiment_lib
 from train_lib.loop import MetricLog
 
 BATCH = {'clips': 4, 'images': 8}
@@ -116,3 +117,16 @@ def test_a_group_of_the_clips_alone_is_refused_before_compiling(config, tmp_path
     f"{config.datasets.images.dir}: task 'appearance' names the label group 'action'; there are "
     "['appearance']."
   )
+
+
+def test_facts_of_tfds_are_the_published_ones_until_it_is_prepared(config, tmp_path):
+  images = config.datasets.images
+  images.dir, images.benchmark = f'tfds:imagenet2012@{tmp_path}', 'imagenet'
+  config.tasks.appearance.labels = 'label'
+  experiment = experiment_lib.parse(config)
+  facts = data.facts_or_nominal(experiment)
+  assert facts.train_examples == {'clips': 32, 'images': 1_281_167}
+  assert len(facts.class_names['appearance']) == 1000
+  assert facts.source.endswith(f'figures of imagenet: not prepared: {images.dir}')
+  with pytest.raises(DataError, match='TFDS finds no files of this name'):
+    data.open_train_splits(experiment)
