@@ -208,22 +208,42 @@ def _with_all_labels(directory: str | os.PathLike[str], split: str) -> VideoData
 def _check_videos(
   dataset: VideoDataset, pool: concurrent.futures.Executor, on_record: Callable[[], None]
 ) -> Report:
-  """Decodes every frame of every clip, and reads its labels."""
+  """Decodes every frame of every clip, and reads its labels and key."""
 
-  def decode(row: int) -> Defect | None:
+  def check_row(row: int) -> tuple[str, Defect | None]:
+    kind = 'decode'
     try:
       for _ in dataset.frames(row, np.arange(dataset.num_frames[row])):
         pass
+      kind = 'labels'
       dataset.labels(row)
     except DataError as error:
-      return Defect(dataset.split, row, 0, dataset.key(row), 'decode', str(error))
-    return None
+      key = dataset.key(row)
+      return key, Defect(dataset.split, row, 0, key, kind, str(error))
+    return dataset.key(row), None
 
-  defects = [Defect(dataset.split, SHARD, 0, '', 'rejected', text) for text in dataset.defects]
-  for defect in pool.map(decode, range(len(dataset))):
-    defects += [defect] if defect else []
+  found: list[Defect] = []
+  keys: dict[str, int] = {}
+  for row, (key, defect) in enumerate(pool.map(check_row, range(len(dataset)))):
+    found += [defect] if defect else []
+    if keys.setdefault(key, row) != row:
+      text = f'repeats: row {keys[key]} has it too.'
+      found.append(Defect(dataset.split, row, 0, key, 'key', text))
     on_record()
-  return Report(tuple(defects), len(dataset), int(dataset.num_frames.sum()), ())
+  rejected = [Defect(dataset.split, SHARD, 0, '', 'rejected', text) for text in dataset.defects]
+  defects = (*rejected, *_without_labels(dataset, found))
+  return Report(defects, len(dataset), int(dataset.num_frames.sum()), ())
+
+
+def _without_labels(dataset: VideoDataset, found: Sequence[Defect]) -> Sequence[Defect]:
+  """The defects; one for all rows where none has labels, as in a test split."""
+  kinds = collections.Counter(defect.kind for defect in found)
+  if kinds['labels'] < 2 or kinds['labels'] + kinds['decode'] < len(dataset):
+    return found
+  first = next(defect for defect in found if defect.kind == 'labels')
+  text = f'no row has labels that can be used; the first: {first.text}'
+  others = [defect for defect in found if defect.kind != 'labels']
+  return [Defect(dataset.split, SHARD, 0, '', 'labels', text), *others]
 
 
 def _rows(index: Index | None) -> dict[tuple[int, int], int]:

@@ -164,17 +164,22 @@ class VideoDataset(abc.ABC):
 
     Tasks whose labels belong to boxes are left out: `regions` has them.
     """
-    stored = self.stored_labels(row)
     result = self.empty_labels()
-    for task in result:
-      group = self._tasks[task]
-      own = stored - group.offset
-      own = own[(own >= 0) & (own < group.num_classes)]
-      if group.multi_label:
+    for task, own in self.classes(row).items():
+      if self.multi_label(task):
         result[task][own] = 1
       else:
         result[task][...] = own[0]
     return result
+
+  def classes(self, row: int) -> dict[str, _Array]:
+    """Class numbers of a video per task, int32 [labels]; empty where it has none.
+
+    Tasks whose labels belong to boxes are left out.
+    """
+    stored = self.stored_labels(row)
+    of_task = {t: stored - group.offset for t, group in self._tasks.items() if not group.regions}
+    return {task: own[(own >= 0) & (own < self.num_classes(task))] for task, own in of_task.items()}
 
   def empty_labels(self) -> dict[str, _Array]:
     """Zeros of the shapes of `labels`, for padding."""

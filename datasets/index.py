@@ -1,13 +1,8 @@
 """Where every frame of a split lies: built once by scanning the shards, kept beside them as one npz."""
 
 import dataclasses
-import hashlib
 import itertools
-import logging
-import math
 import os
-import struct
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets import keyframes, layout, records
+from datasets import array_file, keyframes, layout, records
 from datasets import manifest as manifest_lib
 from datasets.keyframes import Keyframe
 from datasets.progress import with_progress
@@ -163,19 +158,17 @@ def stored_index(
   directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str
 ) -> Index | None:
   """The index of a split that was saved for this manifest, or None."""
+  names = [field.name for field in dataclasses.fields(Index)]
   paths = index_paths(directory, manifest, split)
-  found = (_load(path, manifest, split) for path in paths)
-  return next((index for index in found if index is not None), None)
+  arrays = array_file.load(paths, _stamp(manifest, split), names)
+  return None if arrays is None else Index(**arrays)
 
 
 def index_paths(
   directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str
 ) -> tuple[Path, Path]:
   """Where the index may lie: beside the shards, and in the cache for read-only directories."""
-  cache = Path(os.environ.get('TUBELET_CACHE') or Path.home() / '.cache' / 'tubelet')
-  place = hashlib.sha256(str(Path(directory).resolve()).encode()).hexdigest()[:8]
-  cached = f'{split}-{place}-{manifest.sha256[:16]}.index.npz'
-  return Path(directory) / f'{split}.index.npz', cache / cached
+  return array_file.places(directory, split, manifest.sha256)
 
 
 def build(directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str) -> Index:
@@ -203,65 +196,8 @@ def save(
   directory: str | os.PathLike[str], manifest: manifest_lib.Manifest, split: str, index: Index
 ) -> Path | None:
   """Writes the index atomically beside the shards, else into the cache; None if neither works."""
-  for path in index_paths(directory, manifest, split):
-    try:
-      _write(path, manifest, split, index)
-    except OSError as error:
-      logging.getLogger(__name__).warning('index not written to %s: %s', path, error)
-      continue
-    return path
-  return None
-
-
-def _write(path: Path, manifest: manifest_lib.Manifest, split: str, index: Index) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = manifest_lib.temporary_path(path)
   arrays = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
-  try:
-    with open(temporary, 'wb') as file:
-      np.savez(file, stamp=np.array(_stamp(manifest, split)), **arrays)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
-def _load(path: Path, manifest: manifest_lib.Manifest, split: str) -> Index | None:
-  """The stored index, or None when it is absent, unreadable or of other content."""
-  if not path.exists():
-    return None
-  try:
-    stored = _map_arrays(path)
-    if str(stored['stamp']) != _stamp(manifest, split):
-      return None
-    return Index(**{field.name: stored[field.name] for field in dataclasses.fields(Index)})
-  except (OSError, KeyError, ValueError, EOFError, struct.error, zipfile.BadZipFile) as error:
-    logging.getLogger(__name__).warning('index %s is unreadable, building it: %s', path, error)
-    return None
-
-
-def _map_arrays(path: Path) -> dict[str, _Array]:
-  """The arrays of an uncompressed npz, mapped: processes share their pages, opening reads none."""
-  arrays = {}
-  with zipfile.ZipFile(path) as archive, open(path, 'rb') as file:
-    for member in archive.infolist():
-      with archive.open(member) as entry:
-        version = np.lib.format.read_magic(entry)
-        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-        shape, _, dtype = read[version[0]](entry)
-        header = entry.tell()
-      if member.compress_type != zipfile.ZIP_STORED or dtype.hasobject:
-        raise ValueError(f'{member.filename} is not a plain array')
-      # The local header of a zip entry: 30 bytes, then a name and extra fields of stated lengths.
-      file.seek(member.header_offset)
-      name, extra = struct.unpack('<HH', file.read(30)[26:30])
-      start = member.header_offset + 30 + name + extra + header
-      if start + math.prod(shape) * dtype.itemsize > os.path.getsize(path):
-        raise ValueError(f'{member.filename} passes the end of the file')
-      mapped = (
-        np.memmap(path, dtype, 'r', start, shape) if math.prod(shape) else np.empty(shape, dtype)
-      )
-      arrays[member.filename.removesuffix('.npy')] = mapped
-  return arrays
+  return array_file.save(index_paths(directory, manifest, split), _stamp(manifest, split), arrays)
 
 
 def _stamp(manifest: manifest_lib.Manifest, split: str) -> str:

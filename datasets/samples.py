@@ -100,7 +100,10 @@ def _plain_sample(dataset: VideoDataset, row: int) -> Sample:
     if min(height, width) > PLAIN_SIDE:
       frame = geometry.resize(frame, *geometry.resized_shape(height, width, PLAIN_SIDE))
     frames.append(frame.copy())  # The next frame may overwrite it.
-  labels = label_names(dataset, dataset.labels(row))
+  labels = tuple(
+    ', '.join(dataset.class_names(task)[k] for k in sorted(own)) or '(no label)'
+    for task, own in dataset.classes(row).items()
+  )
   size = f'whole frame{"s" * (num_frames > 1)} of {width} x {height} px'
   pixels = np.stack(frames)
   return make_sample(dataset, row, pixels, indices, labels, size, boxes=boxes)
@@ -156,6 +159,7 @@ def make_sample(
   """A sample of a video of a dataset; the boxes of its keyframe are told after its labels."""
   if boxes is not None:
     labels = (*labels, *box_pictures.lines(boxes.marks)) or ('(no box)',)
+  labels = labels or ('(no label)',)
   num_frames, frame_rate = int(dataset.num_frames[row]), float(dataset.frame_rate[row])
   repeated = repetition(indices, num_frames)
   kept = tuple(note for note in (repeated, *notes) if note)

@@ -42,7 +42,7 @@ def is_there(directory: str | os.PathLike[str]) -> bool:
   """Whether there is a dataset with counts and class names: a manifest, or what TFDS prepared.
 
   Raises:
-    DataError: the place is spelled wrong.
+    DataError: the place is spelled wrong, or what TFDS says of the dataset cannot be read.
   """
   if tfds_dataset.is_tfds(directory):
     return tfds_dataset.is_prepared(str(directory))

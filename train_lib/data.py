@@ -15,7 +15,7 @@ from datasets.dataset import VideoDataset
 from datasets.examples import too_many
 from errors import ConfigError, DataError
 from train_lib import preprocessing
-from train_lib.experiment import DataFacts, Experiment
+from train_lib.experiment import DataFacts, DatasetConfig, Experiment
 from train_lib.labels import Batch
 from train_lib.mesh import host_places
 from train_lib.program import Program
@@ -66,7 +66,7 @@ def open_split(experiment: Experiment, name: str, split: str) -> VideoDataset:
 
   Raises:
     DataError: The manifest, the split or a label group is missing or broken.
-    ConfigError: A task's head or loss does not fit its labels.
+    ConfigError: A task's head or loss does not fit its labels, or a clip does not fit images.
   """
   config = experiment.datasets[name]
   tasks = experiment.tasks_of(name)
@@ -75,6 +75,7 @@ def open_split(experiment: Experiment, name: str, split: str) -> VideoDataset:
     raise DataError(too_many(dataset.defects, config.max_bad_records))
   for defect in dataset.defects:
     logging.getLogger(__name__).warning('record left out: %s', defect)
+  _check_images(name, config, dataset)
   for task, task_config in tasks.items():
     if task_config.loss == 'softmax' and dataset.multi_label(task):
       raise ConfigError(
@@ -89,6 +90,17 @@ def open_split(experiment: Experiment, name: str, split: str) -> VideoDataset:
         f'{kinds[not task_config.on_boxes]}.'
       )
   return dataset
+
+
+def _check_images(name: str, config: DatasetConfig, dataset: VideoDataset) -> None:
+  """A still shown again and again, or at a rate that it has not, is a config copied from clips."""
+  for field, wanted in (('frames', 1), ('stride', 1), ('fps', 0)) if dataset.of_images else ():
+    found = getattr(config.clip, field)
+    if found != wanted:
+      raise ConfigError(
+        f'`datasets.{name}.clip.{field}` is {found}, expected {wanted}: {config.dir} holds images, of '
+        'one frame without a rate.'
+      )
 
 
 def facts_of(experiment: Experiment, datasets: Mapping[str, VideoDataset]) -> DataFacts:

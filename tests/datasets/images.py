@@ -6,7 +6,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 
 CLASSES = ('ant', 'bee', 'cat')
 TAGS = ('indoors', 'outdoors')
@@ -29,8 +28,6 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
   """Images with a class and tags: JPEGs, then a PNG, a grey JPEG and one with alpha."""
 
   VERSION = tfds.core.Version('1.2.0')
-  # Found by TFDS through `importlib_resources` otherwise, which is not installed.
-  pkg_dir_path, code_path = Path(__file__).parent, epath.Path(__file__)
 
   def _info(self):
     label, tag = (tfds.features.ClassLabel(names=names) for names in (CLASSES, TAGS))
@@ -84,7 +81,7 @@ def image_bytes(i: int) -> bytes:
   return encoded(i)
 
 
-def prepare(data_dir: Path) -> Path:
+def prepare(data_dir: Path, file_format: str = 'array_record') -> Path:
   """Prepares the dataset in a folder, without the network."""
-  TinyImages(data_dir=str(data_dir), file_format='array_record').download_and_prepare()
+  TinyImages(data_dir=str(data_dir), file_format=file_format).download_and_prepare()
   return data_dir

@@ -75,7 +75,7 @@ def test_labels_that_cannot_be_read_are_replaced_too(tiny_source, monkeypatch):
   batches = train_batches(dataset, CLIP, batch_size=10, seed=0, max_bad_records=1)
   rows = batches.batch_at(0)['row'].tolist()
   assert sorted({*rows, 2}) == list(range(10)) and 2 not in rows
-  with pytest.raises(DataError, match='^no label$'):
+  with pytest.raises(DataError, match=r'^no label$'):
     train_batches(dataset, CLIP, batch_size=10, seed=0).batch_at(0)
 
 

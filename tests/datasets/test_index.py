@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from datasets import index, manifest, progress, records
+from datasets import array_file, index, manifest, progress, records
 from errors import DataError
 
 GROUPS = {'verb': (['open', 'close', 'cut'], False), 'tags': (['a', 'b', 'c', 'd'], True)}
@@ -85,14 +85,14 @@ def test_cache_directory_when_read_only(tiny_dir, tmp_path, monkeypatch):
   beside, cached = index.index_paths(tiny_dir, made, 'test')
   assert cached.parent == tmp_path / 'cache'
   beside.unlink(missing_ok=True)  # Other tests may have opened what this directory is a copy of.
-  write_file = index._write
+  write_file = array_file._write
 
   def refuse(path, *args):
     if path == beside:
       raise PermissionError(path)
     write_file(path, *args)
 
-  monkeypatch.setattr(index, '_write', refuse)
+  monkeypatch.setattr(array_file, '_write', refuse)
   index.open_index(tiny_dir, made, 'test')
   assert cached.exists()
   assert not beside.exists()
@@ -104,7 +104,7 @@ def test_index_survives_when_nothing_can_be_written(tiny_dir, monkeypatch):
   def refuse(*args):
     raise OSError('no space left')
 
-  monkeypatch.setattr(index, '_write', refuse)
+  monkeypatch.setattr(array_file, '_write', refuse)
   made = manifest.load(tiny_dir)
   assert len(index.open_index(tiny_dir, made, 'test')) == 7
 
