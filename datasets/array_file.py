@@ -1,4 +1,4 @@
-"""Arrays kept in one npz beside the data they tell of, or in the cache: written once, mapped by all."""
+"""Arrays kept in one npz beside the data they tell of, or in the cache: written once, mapped."""
 
 import hashlib
 import logging
@@ -18,7 +18,7 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def places(directory: str | os.PathLike[str], split: str, identity: str) -> tuple[Path, Path]:
-  """Where the index of a split may lie: beside its data, and in the cache for read-only directories.
+  """Where the index of a split may lie: beside its data, and in the cache for those read-only.
 
   Args:
     directory: of the data.

@@ -403,9 +403,10 @@ _OTHERS = (
     1_281_167,
     'ILSVRC 2012 (Russakovsky et al., IJCV 2015, arxiv.org/abs/1409.0575); TFDS counts the same.',
     Flip('keep', 'Image classifiers are trained with flips.'),
-    'image-net.org; a licence to accept. Prepared by TFDS as imagenet2012 (dir=tfds:imagenet2012) from '
-    'its archives in DATA_DIR/downloads/manual: splits train and validation, and where the archive of '
-    'the test images is there test, without labels (-1). Or as TFRecords, through tools.make_manifest.',
+    'image-net.org; a licence to accept. Prepared by TFDS as imagenet2012 (dir=tfds:imagenet2012) '
+    'from its archives in DATA_DIR/downloads/manual: splits train and validation, and where the '
+    'archive of the test images is there test, without labels (-1). Or as TFRecords, through '
+    'tools.make_manifest.',
     '',
     (Size('ILSVRC 2012, images (arxiv.org/abs/1409.0575)', 1_281_167, 50_000, 100_000),),
     None,

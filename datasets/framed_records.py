@@ -20,8 +20,8 @@ _FORMAT_VERSION = 1
 class FramedRecords:
   """The records of a split, in the order of its files; safe for threads.
 
-  Files are scanned when they are first opened, of which only the records' headers are read, and again
-  when names or sizes have changed. The offsets are kept as the index of other records is.
+  Files are scanned when they are first opened, of which only the records' headers are read, and
+  again when names or sizes have changed. The offsets are kept as the index of other records is.
   """
 
   def __init__(

@@ -70,10 +70,10 @@ def is_tfds(directory: str | os.PathLike[str]) -> bool:
 class TfdsDataset(VideoDataset):
   """A split of a prepared dataset of images: one frame each, without a frame rate.
 
-  The image is the feature 'image', or else the only image feature; maps of a class for each pixel are
-  none. Label groups are the features that are a ClassLabel, and with any number of labels the
-  sequences of ClassLabels, as 'objects/label'. A key is the feature that names the file ('file_name',
-  ...), otherwise the split and the row.
+  The image is the feature 'image', or else the only image feature; maps of a class for each pixel
+  are none. Label groups are the features that are a ClassLabel, and with any number of labels the
+  sequences of ClassLabels, as 'objects/label'. A key is the feature that names the file
+  ('file_name', ...), otherwise the split and the row.
 
   Labels and keys lie with the image: asking for one reads the record, the last of which each thread
   keeps.
@@ -90,7 +90,8 @@ class TfdsDataset(VideoDataset):
 
     Raises:
       DataError: the place is spelled wrong, the dataset is unknown, damaged or not prepared as
-        array_record or TFRecords, or has no image of 8 bits, or there is no such split or label group.
+        array_record or TFRecords, or has no image of 8 bits, or there is no such split or label
+        group.
     """
     self.where, self.split = directory, split
     self._arguments = (directory, split, tasks)
@@ -212,7 +213,7 @@ def contents(directory: str) -> Contents:
 
 
 class _Features(NamedTuple):
-  """The features used: names in a record of the image and the key (None: there is none), and groups."""
+  """The features used: names in a record of the image and the key, if there is one, and groups."""
 
   image: str
   key: str | None
@@ -286,8 +287,8 @@ def _source(directory: str, builder: Any, split: str) -> Any:
   if _FORMAT not in found:
     to = str(builder.data_path).replace(builder.info.full_name, '').rstrip('/')
     raise DataError(
-      f'{directory}: {builder.data_path} is prepared as {found}, which cannot be read by row. Convert '
-      f'it: tfds convert_format --dataset_version_dir={builder.data_path} '
+      f'{directory}: {builder.data_path} is prepared as {found}, which cannot be read by row. '
+      f'Convert it: tfds convert_format --dataset_version_dir={builder.data_path} '
       f'--out_file_format={_FORMAT} --out_dir={to}_{_FORMAT}/{builder.info.full_name} (wants '
       f"apache-beam), or prepare it elsewhere with file_format='{_FORMAT}'; then name that data dir."
     )
@@ -316,8 +317,8 @@ def _features(directory: str, builder: Any) -> _Features:
   dtype = np.dtype(features[image].np_dtype)
   if dtype != np.uint8:
     raise DataError(
-      f'{directory}: the image feature {image!r} is of {dtype}, expected uint8: only images of 8 bits '
-      'a channel are read. Prepare the dataset with such images.'
+      f'{directory}: the image feature {image!r} is of {dtype}, expected uint8: only images of 8 '
+      'bits a channel are read. Prepare the dataset with such images.'
     )
   return _Features(image, _key_of(features), _groups_of(kinds, features))
 

@@ -8,10 +8,10 @@
       --classes=imagenet_synsets.txt --first_label=1
 
 The shards stay as they are. Images are `tf.train.Example`s with `image/encoded`,
-`image/class/label`, `image/filename` and perhaps `image/class/text`, as ImageNet's usually are; where
-their labels count from 1, --first_label=1 says so, and where they do not say so themselves it must be
-given. A class file has one name a line, in label order. Without --classes names are of the records
-(`clip/label/text`, of images `image/class/text`). Several groups stand one after the other in
+`image/class/label`, `image/filename` and perhaps `image/class/text`, as ImageNet's usually are;
+where their labels count from 1, --first_label=1 says so, and where they do not say so themselves it
+must be given. A class file has one name a line, in label order. Without --classes names are of the
+records (`clip/label/text`, of images `image/class/text`). Several groups stand one after another in
 `clip/label/index`, those of --regions in `region/label/index`: labels of the boxes of a keyframe,
 which count from 0.
 """

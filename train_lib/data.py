@@ -98,8 +98,8 @@ def _check_images(name: str, config: DatasetConfig, dataset: VideoDataset) -> No
     found = getattr(config.clip, field)
     if found != wanted:
       raise ConfigError(
-        f'`datasets.{name}.clip.{field}` is {found}, expected {wanted}: {config.dir} holds images, of '
-        'one frame without a rate.'
+        f'`datasets.{name}.clip.{field}` is {found}, expected {wanted}: {config.dir} holds images, '
+        'of one frame without a rate.'
       )
 
 

@@ -207,6 +207,23 @@ def test_damaged_framing(tmp_path):
     list(records.read_records(path))
 
 
+def test_single_records_are_read_by_offset(tmp_path):
+  path = tmp_path / 'a.tfrecord'
+  wanted = [b'one', b'', b'three' * 9999]
+  records.write_shard(path, wanted)
+  offsets = list(records.record_offsets(path))
+  assert offsets == [at - 12 for at, _ in records.read_records(path)]
+  assert [records.read_record(path, at) for at in offsets] == wanted
+  with pytest.raises(DataError, match=f'no TFRecord header at byte {offsets[2] + 1} '):
+    records.read_record(path, offsets[2] + 1)
+  path.write_bytes(path.read_bytes()[:-1])
+  truncated = f'truncated: the record at byte {offsets[2]} needs'
+  with pytest.raises(DataError, match=truncated):
+    list(records.record_offsets(path))
+  with pytest.raises(DataError, match=truncated):
+    records.read_record(path, offsets[2])
+
+
 def test_an_image_has_no_frame_rate_and_no_duration():
   image = records.encode_example(
     [b'i'], [0], 'k', height=1, width=1, frame_rate=0, start_microseconds=7

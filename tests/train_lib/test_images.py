@@ -9,7 +9,8 @@ import pytest
 
 from configs import common
 from datasets import demo_tubes
-from errors import DataError
+from errors import ConfigError, DataError
+from tests.datasets import images as tiny_images
 from tests.train_lib.conftest import make_tiny_config
 from train_lib import checkpoint, data, run
 from train_lib import experiment as experiment_lib
@@ -60,7 +61,10 @@ def timeless(workdir):
   ]
 
 
-def test_a_batch_has_its_size_and_its_task_alone(config, build):
+def test_a_batch_has_its_size_and_its_task_alone(config, build, tmp_path):
+  place = f'tfds:tiny_images@{tiny_images.prepare(tmp_path)}'
+  config.datasets.images.update({'dir': place, 'eval_split': 'validation'})
+  config.tasks.appearance.labels = 'label'
   program, train, _ = build(config)
   state, stream = program.init(), data.train_stream(program, train, 0)
   tasks = {'clips': 'action', 'images': 'appearance'}
@@ -106,6 +110,16 @@ def test_a_killed_run_goes_on_bit_for_bit(config, tmp_path, monkeypatch):
     written = tmp_path / 'killed' / 'eval' / name / 'test' / '00000006'
     assert len((written / 'predictions.jsonl').read_text().splitlines()) == count
     assert (written / f'clips_{task}.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize(('field', 'value'), [('frames', 4), ('stride', 2), ('fps', 25.0)])
+def test_a_clip_that_images_cannot_give_is_refused_before_compiling(
+  config, tmp_path, monkeypatch, field, value
+):
+  config.datasets.images.clip[field] = value
+  monkeypatch.setattr(run, 'build_program', None)
+  with pytest.raises(ConfigError, match=rf'`datasets\.images\.clip\.{field}` is {value}, expected'):
+    run.run('train', config, str(tmp_path))
 
 
 def test_a_group_of_the_clips_alone_is_refused_before_compiling(config, tmp_path, monkeypatch):
