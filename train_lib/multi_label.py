@@ -111,14 +111,17 @@ def score_labels(
 
 def report(task: str, scores: LabelScores) -> str:
   """A line: mAP, how many classes and examples it is of, and how many were left out."""
-  classes = len(scores.names)
-  parts = [
-    f'{classes - scores.without_positives} of {classes} classes, {scores.examples:,} examples'
+  classes, missing = len(scores.names), scores.without_positives
+  scored = f'{classes - missing} of {classes} classes, {scores.examples:,} examples'
+  left_out = [
+    f'{count:,} {kind}{plural * (count > 1)} without {what}'
+    for count, kind, plural, what in (
+      (missing, 'class', 'es', 'an example'),
+      (scores.unlabelled, 'example', 's', 'a label'),
+    )
+    if count
   ]
-  if scores.without_positives:
-    parts.append(f'{scores.without_positives} classes that no example has left out')
-  if scores.unlabelled:
-    parts.append(f'{scores.unlabelled:,} examples without a label left out')
+  parts = [scored, *(['left out: ' + ', '.join(left_out)] if left_out else [])]
   return f'mAP of {task}: {_text(scores.mean_ap)}; {"; ".join(parts)}'
 
 
