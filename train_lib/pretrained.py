@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
+from models import interpolation
 from train_lib import pretrained_vit as vit
 from train_lib.state import OBJECTIVE
 
@@ -34,7 +35,7 @@ class InitFromConfig:
       or 'none': the kernel stays as initialised (Table 1, random initialisation).
     position_embedding: 'copy', 'tile' (repeat in time, sec. 3.4), 'resize', 'resize_tile' (resize
       each frame's table, then repeat it) or 'auto': whichever of these the sizes call for.
-    position_resize: one of `pretrained_vit.RESIZE_METHODS`.
+    position_resize: one of `interpolation.METHODS`.
     source_grid: (nt, nh, nw) of the checkpoint's tokens, needed if it is not to be guessed: images
       that are not square, or a ViViT table whose length has two readings.
     class_token: 'copy' to Model 1 and to Model 2's spatial encoder, or 'scenic': Model 1 only.
@@ -65,7 +66,7 @@ class InitFromConfig:
     for field, choices in (
       ('kernel_inflation', (*vit.INFLATION_METHODS, 'none')),
       ('position_embedding', POSITION_MODES),
-      ('position_resize', vit.RESIZE_METHODS),
+      ('position_resize', interpolation.METHODS),
       ('class_token', ('copy', 'scenic')),
     ):
       if getattr(self, field) not in choices:

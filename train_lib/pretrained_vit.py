@@ -21,6 +21,7 @@ from etils import epath
 from flax import serialization
 
 from errors import CheckpointMismatchError, ConfigError
+from models.interpolation import axis_weights
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,13 +36,6 @@ _SAFETENSORS_DTYPES: dict[str, Any] = {
   'I64': np.int64,
   'I32': np.int32,
 }
-RESIZE_METHODS = (
-  'scenic',
-  'bilinear',
-  'bilinear_antialias',
-  'bicubic',
-  'bicubic_antialias',
-)
 INFLATION_METHODS = ('central_frame', 'average', 'average_arp')
 
 
@@ -366,46 +360,10 @@ def resize_table(table: np.ndarray, sizes: Sequence[int], method: str) -> np.nda
   Args:
     table: position embeddings on their grid.
     sizes: one per axis.
-    method: 'scenic' aligns the corners, linear (scipy.ndimage.zoom order 1, big_vision too);
-      'bilinear' has half-pixel centres (timm's npz loader), 'bicubic_antialias' is timm's default
-      for PyTorch checkpoints; also 'bicubic' and 'bilinear_antialias'.
-
-  Raises:
-    ConfigError: unknown method.
+    method: one of `interpolation.METHODS`.
   """
   resized = table.astype(np.float64)
   for axis, size in enumerate(sizes):
-    weights = _axis_weights(table.shape[axis], size, method)
+    weights = axis_weights(table.shape[axis], size, method)
     resized = np.moveaxis(np.tensordot(weights, resized, axes=(1, axis)), 0, axis)
   return resized.astype(table.dtype)
-
-
-def _axis_weights(n_in: int, n_out: int, method: str) -> np.ndarray:
-  """[n_out, n_in] interpolation weights, rows sum to one."""
-  if method not in RESIZE_METHODS:
-    raise ConfigError(f'init_from.position_resize={method!r}: one of {RESIZE_METHODS}.')
-  antialias = method.endswith('_antialias')
-  width = max(n_in / n_out, 1.0) if antialias else 1.0
-  if method == 'scenic':
-    centres = np.arange(n_out) * (n_in - 1) / max(n_out - 1, 1)
-  else:
-    centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-  # Taps beyond the border repeat its value; with antialiasing they are left out instead.
-  pad = 0 if antialias else 2
-  taps = np.arange(-pad, n_in + pad)
-  distance = np.abs(centres[:, None] - taps[None, :]) / width
-  if method.startswith('bicubic'):
-    values = _cubic(distance, -0.5 if antialias else -0.75)  # as PIL and as PyTorch respectively
-  else:
-    values = np.maximum(1.0 - distance, 0.0)
-  weights = np.zeros((n_out, n_in))
-  for column, tap in enumerate(np.clip(taps, 0, n_in - 1)):
-    weights[:, tap] += values[:, column]
-  return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-  """Keys' cubic convolution kernel at distances x >= 0."""
-  near = ((a + 2) * x - (a + 3)) * x * x + 1
-  far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-  return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
