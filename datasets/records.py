@@ -67,10 +67,10 @@ def encode_example(
     key: name of the clip, unique in its split.
     height: frame height in pixels.
     width: frame width in pixels.
-    frame_rate: frames per second.
+    frame_rate: frames per second; 0: it has none, as an image.
     label_texts: class names in the order of `labels`.
     start_microseconds: where the clip starts in its video.
-    end_microseconds: where it ends; default: the start plus the frames' duration.
+    end_microseconds: where it ends; default: the start plus the frames' duration, 0 without a rate.
     image_format: value of `image/format`.
     frame_microseconds: where each frame stands in its video; () leaves `image/timestamp` out.
     keyframe_microseconds: where the annotated keyframe stands in the video; None: boxes have no place.
@@ -88,7 +88,8 @@ def encode_example(
   if keyframe_microseconds is None and (regions or proposals):
     raise DataError(f'clip {key!r}: has boxes, but no keyframe that they are of.')
   if end_microseconds is None:
-    end_microseconds = start_microseconds + round(len(frames) * 1e6 / frame_rate)
+    duration = round(len(frames) * 1e6 / frame_rate) if frame_rate else 0
+    end_microseconds = start_microseconds + duration
   context: dict[str, list[Any]] = {KEY: [key.encode()], **_label_values(labels, label_texts)}
   context |= {FORMAT: [image_format.encode()], HEIGHT: [height], WIDTH: [width]}
   context |= {START: [start_microseconds], END: [end_microseconds], FRAME_RATE: [float(frame_rate)]}
