@@ -206,3 +206,13 @@ def test_other_arguments_are_refused():
     load('k600_tubes', 'tube=a+iv')
   with pytest.raises(ValueError, match="Unknown size 'G'"):
     load('k600', 'size=G')
+
+
+@pytest.mark.parametrize(('mode', 'expected'), [
+  ('joint', {'a': 18, 'b': 9, 'c': 18, 'd': 72}), ('dense', {'dense': 288}),
+])  # fmt: skip
+def test_tokens_of_the_demo(mode, expected):
+  config = load('demo', f'mode={mode}')[1]
+  trunk = parse(config).trunk.build()
+  rows = trunk.tokenisers((1, 16, 48, 48, 3))
+  assert {name.removeprefix('tube_'): count for name, count, _ in rows} == expected
