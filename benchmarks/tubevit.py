@@ -25,13 +25,16 @@ from tools import command
 from train_lib import cost, data
 from train_lib.experiment import parse
 
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of the runs.')
-_STRATEGIES = flags.DEFINE_list('strategies', ['video', 'joint'], 'Of video, joint and dense.')
+_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of the runs.', allow_override=True)
+_STRATEGIES = flags.DEFINE_list(
+  'strategies', ['video', 'joint'], 'Of video, joint and dense.', allow_override=True
+)
 _EPOCHS = flags.DEFINE_integer(
   'epochs',
   demo.EPOCHS,
   'Epochs of the clips in each run but those of dense tubelets.',
   lower_bound=1,
+  allow_override=True,
 )
 _DATA = flags.DEFINE_string(
   'data', demo.DATA, 'Where the datasets are, or are written to.', allow_override=True
