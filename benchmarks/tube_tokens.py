@@ -40,8 +40,18 @@ Form = Callable[[jax.Array, jax.Array, Tube, Size], jax.Array]
 
 
 def gathered(video: jax.Array, kernel: jax.Array, tube: Tube, grid: Size) -> jax.Array:
-  """Windows gathered axis by axis, and a product: what the trunk does."""
+  """Windows gathered axis by axis, least first, and a product: what the trunk does."""
   return cut_windows(video, tube, grid) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def gathered_in_order(video: jax.Array, kernel: jax.Array, tube: Tube, grid: Size) -> jax.Array:
+  """The same, first along time, then along the height, then along the width."""
+  for axis, (start, step, count, size) in enumerate(
+    zip(tube.start, tube.step, places(tube, grid), tube.kernel), 1
+  ):
+    at = start + step * np.arange(count)[:, None] + np.arange(size)
+    video = jnp.take(video, at.ravel(), axis=axis)
+  return layers.cut_patches(video, tube.kernel) @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def gathered_at_once(video: jax.Array, kernel: jax.Array, tube: Tube, grid: Size) -> jax.Array:
@@ -74,6 +84,7 @@ def convolved(video: jax.Array, kernel: jax.Array, tube: Tube, grid: Size) -> ja
 
 FORMS = {
   'gathered by axis': gathered,
+  'gathered in order': gathered_in_order,
   'gathered at once': gathered_at_once,
   'strided convolution': convolved,
 }
