@@ -120,7 +120,7 @@ def main() -> None:
   COMPARISON.check(_STRATEGIES.value)
   folder, out, epochs = Path(_DATA.value), Path(_OUT.value), _EPOCHS.value
   demo_tubes.write_images(folder / 'images')
-  demo_tubes.write_clips(folder / 'clips', train=demo.CLIPS)
+  demo_tubes.write_clips(folder / 'clips')
   configs = {name: config_of(name, epochs, folder) for name in _STRATEGIES.value}
   print('\n'.join(describe(*item) for item in configs.items()), flush=True)
   results: dict[str, list[dict[str, float]]] = {name: [] for name in configs}

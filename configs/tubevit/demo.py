@@ -91,7 +91,7 @@ def _dataset(name: str) -> dict[str, Any]:
   return {
     'dir': f'{DATA}/{name}',
     'benchmark': '',
-    'batch_size': 0,
+    'batch_size': BATCH if name == 'clips' else 2 * BATCH,
     'weight': 0.0,
     'train_split': 'train',
     'eval_split': 'test',
