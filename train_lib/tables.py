@@ -31,6 +31,10 @@ def cost_table(cost: Cost) -> str:
     f'  {name:<14} {sequences:>5} x {tokens:>5} = {sequences * tokens:>6,}'
     for name, sequences, tokens in cost.stages
   ]
+  if cost.tokenisers:
+    rows = [*cost.tokenisers, ('all', *(sum(row[i] for row in cost.tokenisers) for i in (1, 2)))]
+    lines.append('tokenisers       tokens, parameters')
+    lines += [f'  {name:<14} {tokens:>6,} {parameters:>12,}' for name, tokens, parameters in rows]
   return '\n'.join(lines)
 
 
