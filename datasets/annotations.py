@@ -27,6 +27,8 @@ VIDEO_SUFFIXES = frozenset(
   ('.3gp', '.avi', '.flv', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.ogv', '.webm', '.wmv')
 )
 
+IMAGE_SUFFIXES = frozenset(('.bmp', '.jpeg', '.jpg', '.png', '.webp'))
+
 Classes = Sequence[str] | Mapping[str, Sequence[str]] | None
 """Class names in label order, by label group where there are several; None: those that occur."""
 
@@ -173,13 +175,19 @@ def read_folder(
 ) -> Annotations:
   """One sub-folder per class: every video at any depth below it is a row, in sorted order.
 
+  Where there is no video at all, every image is; beside videos they are taken for covers and left.
+
   Raises:
-    DataError: no such folder, no videos, or the sub-folders are splits instead of classes.
+    DataError: no such folder, nothing in it, or the sub-folders are splits instead of classes.
   """
-  paths = [path for path in find_videos(video_root) if '/' in path]
+  paths: list[str] = []
+  for suffixes in (VIDEO_SUFFIXES, IMAGE_SUFFIXES):
+    paths = paths or [path for path in find_videos(video_root, suffixes) if '/' in path]
   found = sorted({path.split('/')[0] for path in paths})
   if not paths:
-    raise DataError(f'{video_root}: no videos in sub-folders; expected one sub-folder per class.')
+    raise DataError(
+      f'{video_root}: no videos or images in sub-folders; expected one sub-folder per class.'
+    )
   if {name.lower() for name in found} <= {'train', 'val', 'valid', 'validation', 'test'}:
     raise DataError(
       f'{video_root}: the sub-folders {found} are splits; expected one sub-folder per class. '
@@ -192,8 +200,14 @@ def read_folder(
   return collect(video_root, entries, label_groups(video_root, [GROUP], classes))
 
 
-def find_videos(root: str | os.PathLike[str]) -> list[str]:
+def find_videos(
+  root: str | os.PathLike[str], suffixes: Collection[str] = VIDEO_SUFFIXES
+) -> list[str]:
   """Paths of the video files below a folder, relative to it with `/`, sorted; links are followed.
+
+  Args:
+    root: the folder.
+    suffixes: of the files to find, in lower case.
 
   Raises:
     DataError: no such folder.
@@ -207,7 +221,7 @@ def find_videos(root: str | os.PathLike[str]) -> list[str]:
     seen.update(targets[name] for name in subfolders)  # A link may lead back up: visit once.
     relative = Path(folder).relative_to(root)
     for name in files:
-      if not name.startswith('.') and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+      if not name.startswith('.') and os.path.splitext(name)[1].lower() in suffixes:
         found.append((relative / name).as_posix())
   return sorted(found)
 

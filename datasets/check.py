@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from datasets import index as index_lib
-from datasets import layout, records, sources
+from datasets import layout, records, sources, tfds_dataset
 from datasets import manifest as manifest_lib
 from datasets.crc32c import masked_crc32c
 from datasets.dataset import VideoDataset
 from datasets.index import Index
-from datasets.manifest import Manifest, Shard, TaskLabels
+from datasets.manifest import Manifest, Shard
 from datasets.record_dataset import decode_frames
 from datasets.records import ParsedExample
 from errors import DataError
@@ -116,10 +116,10 @@ def check(
   """Reads every record once: framing, checksums, layout, labels, keys, and every frame, decoded.
 
   A shard that is damaged is read as far as it goes, and the others are read. In a folder of videos,
-  every frame of every clip is decoded.
+  and of what TFDS prepared, every frame of every clip is decoded.
 
   Args:
-    directory: holds the shards and `manifest.json`, or videos.
+    directory: holds the shards and `manifest.json`, or videos; or `tfds:NAME`.
     splits: which to read; () all.
     num_threads: threads that check records.
     on_record: called after each record with the number of all there should be.
@@ -127,8 +127,8 @@ def check(
   Raises:
     DataError: there is no usable manifest, or no such split.
   """
-  of_videos = sources.of_videos(directory)
-  manifest = None if of_videos else manifest_lib.read(directory)
+  has_manifest = not (sources.of_videos(directory) or tfds_dataset.is_tfds(directory))
+  manifest = manifest_lib.read(directory) if has_manifest else None
   sizes = (
     {name: split.examples for name, split in manifest.splits.items()}
     if manifest
@@ -143,7 +143,7 @@ def check(
     parts = [
       _check_split(Path(directory), manifest, split, pool, 2 * num_threads, done)
       if manifest
-      else _check_videos(sources.open_dataset(directory, split, {}), pool, done)
+      else _check_videos(_with_all_labels(directory, split), pool, done)
       for split in chosen
     ]
   return Report(
@@ -183,7 +183,7 @@ def _check_split(
   keys: dict[str, _Checked] = {}
   count = frames = 0
   walk = _walk(directory, shards, _rows(index), defects.append)
-  check_one = functools.partial(_check_record, tasks=manifest.tasks, index=index)
+  check_one = functools.partial(_check_record, manifest=manifest, index=index)
   for checked in _in_order(pool, check_one, walk, ahead):
     count += 1
     frames += checked.num_frames
@@ -200,15 +200,21 @@ def _check_split(
   return Report(tuple(defects), count, frames, (split,) if index is None else ())
 
 
+def _with_all_labels(directory: str | os.PathLike[str], split: str) -> VideoDataset:
+  groups = sources.contents(directory).groups
+  return sources.open_dataset(directory, split, {name: name for name in groups})
+
+
 def _check_videos(
   dataset: VideoDataset, pool: concurrent.futures.Executor, on_record: Callable[[], None]
 ) -> Report:
-  """Decodes every frame of every clip."""
+  """Decodes every frame of every clip, and reads its labels."""
 
   def decode(row: int) -> Defect | None:
     try:
       for _ in dataset.frames(row, np.arange(dataset.num_frames[row])):
         pass
+      dataset.labels(row)
     except DataError as error:
       return Defect(dataset.split, row, 0, dataset.key(row), 'decode', str(error))
     return None
@@ -278,9 +284,7 @@ def _walk(
       damaged('shard', DataError(text), end)
 
 
-def _check_record(
-  record: _Record, *, tasks: Mapping[str, TaskLabels], index: Index | None
-) -> _Checked:
+def _check_record(record: _Record, *, manifest: Manifest, index: Index | None) -> _Checked:
   found: list[Defect] = []
   key, num_frames = None, 0
   if masked_crc32c(record.payload) != record.checksum:
@@ -293,7 +297,8 @@ def _check_record(
     found.append(record.defect('layout', text))
   else:
     key, num_frames = example.key, len(example.frames or ())
-    problems = [record.defect(*problem, key) for problem in layout.problems(example, tasks)]
+    wrong = layout.problems(example, manifest.tasks, manifest.first_label)
+    problems = [record.defect(*problem, key) for problem in wrong]
     found += problems
     if index is not None:
       found += _index_defects(record, example, index, bool(problems))
@@ -340,7 +345,7 @@ def _frame_defects(record: _Record, example: ParsedExample) -> Iterator[Defect]:
       sizes[height, width] += 1
     except DataError as error:
       yield record.defect('decode', str(error), example.key, at)
-  if len(example.frames or ()) == 1:
+  if len(example.frames or ()) == 1 and not example.is_image:
     yield record.defect('frames', 'a single frame is no video.', example.key)
   for kind, text in (
     ('size', _size_problem(sizes, example)),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import simplejpeg
 
-from datasets import records
+from datasets import image_files, records
 from datasets.annotations import KeyframeBoxes, LabelGroup, Rejected, Row
 from datasets.picture import MAX_QUALITY, MIN_QUALITY, JpegEncoder, Picture
 from datasets.video import open_video
@@ -62,7 +62,7 @@ class Converted:
   Attributes:
     example: the serialised `tf.train.SequenceExample`.
     frames: number of frames.
-    frame_rate: frames per second.
+    frame_rate: frames per second; 0 of an image.
     psnr: dB over RGB of sampled frames: the JPEGs against the resized frames of the video.
   """
 
@@ -74,7 +74,7 @@ class Converted:
   @property
   def seconds(self) -> float:
     """Length of the clip."""
-    return self.frames / self.frame_rate
+    return self.frames / self.frame_rate if self.frame_rate else 0.0
 
 
 def convert_row(row: Row, settings: Settings) -> Converted | Rejected:
@@ -83,7 +83,7 @@ def convert_row(row: Row, settings: Settings) -> Converted | Rejected:
   The clip has a constant frame rate: slot k spans start + [k, k + 1) / rate and holds the frame
   displayed at its middle, so that videos of variable rate keep their real time, and time stamps
   rounded to milliseconds neither double nor drop a frame. A video that ends before the row does
-  gives what is there. Around a keyframe, a slot begins with it.
+  gives what is there. Around a keyframe, a slot begins with it. An image is one frame, without a rate.
 
   Returns:
     The record, or why there is none: a file that is missing or cannot be decoded, times or a
@@ -100,6 +100,8 @@ def _path(row: Row, settings: Settings) -> str:
 
 
 def _convert(row: Row, settings: Settings) -> Converted:
+  if image_files.is_image(row.path):
+    return _convert_image(row, settings)
   labels = label_indices(row, settings.groups)
   start = row.start or 0.0
   if start < 0 or (row.end is not None and row.end <= start):
@@ -120,7 +122,7 @@ def _convert(row: Row, settings: Settings) -> Converted:
     height=render.height,
     width=render.width,
     frame_rate=rate,
-    label_texts=[name for group in settings.groups for name in row.labels.get(group, ())],
+    label_texts=_label_texts(row, settings),
     start_microseconds=round(begin * 1e6),
     end_microseconds=round((begin + len(frames) / rate) * 1e6),
     frame_microseconds=[round((begin + k / rate) * 1e6) for k in range(len(frames))],
@@ -129,6 +131,27 @@ def _convert(row: Row, settings: Settings) -> Converted:
     proposals=row.boxes.proposals if row.boxes else (),
   )
   return Converted(example, len(frames), rate, tuple(render.psnr))
+
+
+def _convert_image(row: Row, settings: Settings) -> Converted:
+  if row.start is not None or row.end is not None or row.boxes is not None:
+    raise DataError('is an image, which has no start, end or keyframe.')
+  labels, render = label_indices(row, settings.groups), _Renderer(settings)
+  frame = render(Picture.of_pixels(image_files.read(_path(row, settings))))
+  example = records.encode_example(
+    [frame],
+    labels,
+    row.key,
+    height=render.height,
+    width=render.width,
+    frame_rate=0,
+    label_texts=_label_texts(row, settings),
+  )
+  return Converted(example, 1, 0.0, tuple(render.psnr))
+
+
+def _label_texts(row: Row, settings: Settings) -> list[str]:
+  return [name for group in settings.groups for name in row.labels.get(group, ())]
 
 
 def label_indices(row: Row, groups: Mapping[str, LabelGroup]) -> list[int]:

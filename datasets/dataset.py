@@ -63,6 +63,11 @@ class VideoDataset(abc.ABC):
   def __len__(self) -> int:
     return len(self.num_frames)
 
+  @property
+  def of_images(self) -> bool:
+    """Whether every video is one frame without a frame rate."""
+    return bool((self.num_frames == 1).all() and (self.frame_rate == 0).all())
+
   @abc.abstractmethod
   def key(self, row: int) -> str:
     """Name of a video, unique in its split."""

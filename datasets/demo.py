@@ -173,6 +173,11 @@ class Actor:
     points: _Array = turned + self.centre[frame]
     return points
 
+  def paint(self, frame: int, left: int, top: int, width: int, height: int) -> _Array:
+    """Colours of a frame's window, [3] or [height, width, 3]; left and top are its corner in px."""
+    del frame, left, top, width, height  # One colour everywhere.
+    return self.colour
+
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
@@ -255,4 +260,4 @@ def _paint(frame: _Array, actor: Actor, number: int) -> None:
   window = np.s_[top : top + height, left : left + width]
   alpha = (mask[window] / np.float32(255) * opacity)[..., None]
   under = frame[window]
-  under += alpha * (actor.colour - under)
+  under += alpha * (actor.paint(number, left, top, width, height) - under)

@@ -32,7 +32,7 @@ def _stripes(rng: np.random.Generator) -> _Array:
   return np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
 
 
-def _mosaic(rng: np.random.Generator) -> _Array:
+def mosaic(rng: np.random.Generator) -> _Array:
   """Tiles of similar colours, float32 [H, W, 3]."""
   tiles = rng.uniform(50, 205) + rng.uniform(-22, 22, (8, 8, 3))
   size = (demo.SIZE, demo.SIZE)
@@ -108,7 +108,7 @@ LOOKS: Mapping[str, Look] = {
     },
     shape=1,
     radius=(8, 11),
-    background=_mosaic,
+    background=mosaic,
     noise=2,
     bystanders=2,
   ),

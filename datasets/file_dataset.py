@@ -1,4 +1,4 @@
-"""A dataset read straight from videos: csv files or class folders beside mp4s, no records.
+"""A dataset read straight from videos or images: csv files or class folders, no records.
 
 For small datasets: a clip costs several times what it costs from records, and every start looks
 into every video.
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets import annotations, convert, manifest, video
+from datasets import annotations, convert, image_files, manifest, video
 from datasets.annotations import Annotations, LabelGroup, Row
 from datasets.dataset import Contents, VideoDataset
 from datasets.progress import with_progress
@@ -40,7 +40,7 @@ class _Clip:
 
 
 class FileDataset(VideoDataset):
-  """A split of a folder that holds videos and says what is in them.
+  """A split of a folder that holds videos, or images, and says what is in them.
 
   The folder has `SPLIT.csv` for each split (`path,label[,start,end][,key]`, paths from the folder),
   or one `clips.csv` with a column `split`, or `SPLIT/CLASS/` folders of videos. `classes.txt` gives
@@ -95,6 +95,9 @@ class FileDataset(VideoDataset):
     """
     clip = self._clips[row]
     try:
+      if image_files.is_image(clip.path):
+        yield image_files.read(clip.path)
+        return
       yield from video.read_frames(clip.path, clip.info, clip.first + np.asarray(indices))
     except DataError as error:
       raise DataError(f'{error} (row {row}, {self.key(row)!r})') from error
@@ -189,17 +192,26 @@ def _probe_all(
 
 def _probe(path: Path) -> video.VideoInfo | DataError:
   try:
-    return video.probe(path)
+    return _image_info(path) if image_files.is_image(path) else video.probe(path)
   except DataError as error:
     return error
 
 
+def _image_info(path: Path) -> video.VideoInfo:
+  height, width, _ = image_files.read(path).shape
+  first = np.zeros(1, np.int64)
+  return video.VideoInfo(height, width, 0.0, np.zeros(1), first, first, False)
+
+
 def _clip(folder: Path, row: Row, info: video.VideoInfo, groups: Mapping[str, LabelGroup]) -> _Clip:
+  if not info.frame_rate and (row.start is not None or row.end is not None):
+    raise DataError(f'{row.path}: is an image, which has no start and end.')
   start, end = row.start or 0.0, np.inf if row.end is None else row.end
   # The frame shown at `start` appeared at or before it.
   first = max(int(np.searchsorted(info.times, start, 'right')) - 1, 0)
   last = int(np.searchsorted(info.times, end, 'left'))
-  if start > info.times[-1] + 1 / info.frame_rate or last <= first:
+  shown = 1 / info.frame_rate if info.frame_rate else 0.0
+  if start > info.times[-1] + shown or last <= first:
     raise DataError(
       f'{row.path}: nothing to see from {start:g} s to {end:g} s, the video has '
       f'{info.num_frames} frames until {info.times[-1]:.2f} s.'

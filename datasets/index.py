@@ -276,7 +276,7 @@ class _Builder:
   """Collects records into the arrays of an Index, checking each."""
 
   def __init__(self, manifest: manifest_lib.Manifest):
-    self._tasks = manifest.tasks
+    self._tasks, self._first_label = manifest.tasks, manifest.first_label
     self._records: list[tuple[int, int]] = []  # shard, offset
     self._frames: list[_Array] = []  # per record [frames, 3]: offset, length, crc
     self._labels: list[list[int]] = []
@@ -305,14 +305,14 @@ class _Builder:
         'layout; write the shard again.'
       ) from error
     key = example.key
-    problem = next(layout.problems(example, self._tasks), None)
+    problem = next(layout.problems(example, self._tasks, self._first_label), None)
     if problem:
       kind = _LayoutError if problem.kind == 'layout' else DataError
       raise kind(f'{where}{"" if key is None else f", key {key!r}"}: {problem.text}')
     frames = [(at, n, zlib.crc32(payload[at : at + n])) for at, n in example.frames or ()]
     self._records.append((shard, offset))
     self._frames.append(np.array(frames, np.uint32))
-    self._labels.append(example.context.get(records.LABEL_INDEX, []))
+    self._labels.append([label - self._first_label for label in example.labels or ()])
     self._keys.append((key or '').encode())
     rate = example.context.get(records.FRAME_RATE) or [0.0]
     self._frame_rates.append(float(rate[0]) if isinstance(rate[0], float | int) else 0.0)

@@ -14,7 +14,9 @@ class Problem(NamedTuple):
   text: str
 
 
-def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) -> Iterator[Problem]:
+def problems(
+  example: records.ParsedExample, tasks: Mapping[str, TaskLabels], first_label: int = 0
+) -> Iterator[Problem]:
   """Yields what is wrong with a record, the most fundamental first.
 
   Where labels belong to boxes, a record needs a keyframe, and labels of clips only for other groups.
@@ -22,9 +24,11 @@ def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) ->
   Args:
     example: the record.
     tasks: label groups of the manifest.
+    first_label: what the first class is called in records.
   """
   found = sorted([*example.context, *example.lists])
-  wanted = [records.FRAMES, records.LABEL_INDEX, f'{records.KEY} (or {records.KEY_FALLBACK})']
+  keys = ' or '.join(records.KEY_FALLBACKS)
+  wanted = [records.FRAMES, example.label_name, f'{records.KEY} (or {keys})']
   layout = f'The record has {found}; wanted {wanted}.'
   if example.key is None:
     yield Problem('layout', f'no key. {layout}')
@@ -34,8 +38,8 @@ def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) ->
   empty = [i for i, (_, length) in enumerate(example.frames or ()) if length == 0]
   if empty:
     yield Problem('frames', f'frames {empty[:5]} have no bytes. Write the record again.')
-  if records.LABEL_INDEX in example.context:
-    yield from _label_problems(example.context[records.LABEL_INDEX], tasks)
+  if example.labels is not None:
+    yield from _label_problems(example, tasks, first_label)
   elif not all(task.regions for task in tasks.values()):
     yield Problem('layout', f'no labels. {layout}')
   if any(task.regions for task in tasks.values()):
@@ -45,15 +49,23 @@ def problems(example: records.ParsedExample, tasks: Mapping[str, TaskLabels]) ->
       yield Problem('layout', f'no keyframe, {region_records.KEYFRAME!r}. {layout}')
 
 
-def _label_problems(labels: list[Any], tasks: Mapping[str, TaskLabels]) -> Iterator[Problem]:
+def _label_problems(
+  example: records.ParsedExample, tasks: Mapping[str, TaskLabels], first_label: int
+) -> Iterator[Problem]:
   count = sum(task.num_classes for task in tasks.values())
+  stored = example.labels or []
+  labels: list[Any] = [x - first_label if isinstance(x, int) else x for x in stored]
   wrong = [x for x in labels if not isinstance(x, int) or not 0 <= x < count]
   if wrong:
-    groups = {name: (t.offset, t.offset + t.num_classes - 1) for name, t in tasks.items()}
+    groups = {
+      name: (first_label + t.offset, first_label + t.offset + t.num_classes - 1)
+      for name, t in tasks.items()
+    }
+    wrong = [x + first_label if isinstance(x, int) else x for x in wrong]
     yield Problem(
       'labels',
-      f'{records.LABEL_INDEX} holds {wrong[:5]}, expected integers in '
-      f'[0, {count - 1}] (groups, first to last: {groups}). '
+      f'{example.label_name} holds {wrong[:5]}, expected integers in '
+      f'[{first_label}, {first_label + count - 1}] (groups, first to last: {groups}). '
       'Correct the class list of the manifest or write the record again.',
     )
     return

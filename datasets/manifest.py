@@ -58,7 +58,8 @@ class TaskLabels:
   Attributes:
     classes: names.
     multi_label: whether there may be any number of labels, rather than exactly one.
-    offset: class k is stored as `offset + k`, in `clip/label/index` or `region/label/index`.
+    offset: class k is stored as `offset + k`, in `clip/label/index` or `region/label/index`, or
+      `Manifest.first_label` more.
     regions: whether labels belong to the boxes of a keyframe rather than to a clip.
     class_ids: the numbers that files of results call the classes by; (): 1 to K.
   """
@@ -77,11 +78,15 @@ class TaskLabels:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """Splits and label groups of a dataset; `source` says how it was made (any JSON mapping)."""
+  """Splits and label groups of a dataset; `source` says how it was made (any JSON mapping).
+
+  `first_label` is the number of the first class in records, 1 in ImageNet's TFRecords.
+  """
 
   splits: Mapping[str, Split]
   tasks: Mapping[str, TaskLabels]
   source: Mapping[str, Any]
+  first_label: int = 0
 
   @property
   def num_labels(self) -> int:
@@ -91,7 +96,8 @@ class Manifest:
   @property
   def sha256(self) -> str:
     """Hash over the format version, shard lists with sizes, label groups in order, and source."""
-    content = [FORMAT_VERSION, _splits_json(self), list(_tasks_json(self).items()), self.source]
+    content: list[Any] = [FORMAT_VERSION, _splits_json(self), list(_tasks_json(self).items())]
+    content += [self.source, *([self.first_label] if self.first_label else ())]
     text = json.dumps(content, sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -100,6 +106,7 @@ def create(
   splits: Sequence[Split],
   tasks: Mapping[str, Group | tuple[Sequence[str], bool]],
   source: Mapping[str, Any] | None = None,
+  first_label: int = 0,
 ) -> Manifest:
   """Builds a manifest from splits and groups, or `{group: (classes, multi_label)}`, numbered in order.
 
@@ -111,7 +118,7 @@ def create(
   by_name = {split.name: split for split in splits}
   if len(by_name) != len(splits):
     raise DataError(f'manifest: split names repeat: {[split.name for split in splits]}.')
-  manifest = Manifest(by_name, groups, dict(source or {}))
+  manifest = Manifest(by_name, groups, dict(source or {}), first_label)
   _check_content(manifest, 'manifest')
   return manifest
 
@@ -143,6 +150,8 @@ def write(directory: str | os.PathLike[str], manifest: Manifest) -> Path:
     'splits': _splits_json(manifest),
     'tasks': _tasks_json(manifest),
     'source': dict(manifest.source),
+    # Left out where it is as it always was, so that older code reads the file.
+    **({'first_label': manifest.first_label} if manifest.first_label else {}),
     'sha256': manifest.sha256,
   }
   temporary = temporary_path(path)
@@ -235,7 +244,7 @@ def _from_json(content: Mapping[str, Any]) -> Manifest:
       for name, task in content['tasks'].items()
     }
   )
-  return Manifest(splits, tasks, dict(content['source']))
+  return Manifest(splits, tasks, dict(content['source']), int(content.get('first_label', 0)))
 
 
 def _splits_json(manifest: Manifest) -> dict[str, Any]:

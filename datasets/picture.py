@@ -94,6 +94,13 @@ class Picture:
     self._reformatter = reformatter
     self.height, self.width = layout.displayed
 
+  @classmethod
+  def of_pixels(cls, pixels: _Array) -> Self:
+    """A picture of RGB uint8 [H, W, 3]."""
+    height, width = pixels.shape[:2]
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), 'rgb24')
+    return cls(frame, Layout((height, width), False, False, False), VideoReformatter())
+
   def rgb(self, height: int, width: int, *, smooth: bool = False) -> _Array:
     """RGB uint8 [height, width, 3] as displayed; `smooth` interpolates colour, ten times slower."""
     how = _SMOOTH if smooth else Interpolation.BILINEAR

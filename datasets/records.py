@@ -1,5 +1,8 @@
 """TFRecord shards of SequenceExamples with DMVR / MediaSequence names: writing and parsing.
 
+Read are also images as `tf.train.Example`s with the names that ImageNet's TFRecords have: on the wire
+such is a SequenceExample without feature lists, whose `image/encoded` lies in the context.
+
 Writing uses TensorFlow, imported lazily; reading is a small protobuf wire-format walker, so that no
 input worker needs TensorFlow.
 """
@@ -22,7 +25,9 @@ TIMESTAMP = 'image/timestamp'
 LABEL_INDEX = 'clip/label/index'
 LABEL_TEXT = 'clip/label/text'
 KEY = 'clip/key'
-KEY_FALLBACK = 'video/filename'
+KEY_FALLBACKS = ('video/filename', 'image/filename')
+IMAGE_LABEL = 'image/class/label'
+IMAGE_LABEL_TEXT = 'image/class/text'
 START = 'clip/start/timestamp'
 END = 'clip/end/timestamp'
 FORMAT = 'image/format'
@@ -67,10 +72,10 @@ def encode_example(
     key: name of the clip, unique in its split.
     height: frame height in pixels.
     width: frame width in pixels.
-    frame_rate: frames per second.
+    frame_rate: frames per second; 0: it has none, as an image.
     label_texts: class names in the order of `labels`.
     start_microseconds: where the clip starts in its video.
-    end_microseconds: where it ends; default: the start plus the frames' duration.
+    end_microseconds: where it ends; default: the start plus the frames' duration, 0 without a rate.
     image_format: value of `image/format`.
     frame_microseconds: where each frame stands in its video; () leaves `image/timestamp` out.
     keyframe_microseconds: where the annotated keyframe stands in the video; None: boxes have no place.
@@ -88,7 +93,8 @@ def encode_example(
   if keyframe_microseconds is None and (regions or proposals):
     raise DataError(f'clip {key!r}: has boxes, but no keyframe that they are of.')
   if end_microseconds is None:
-    end_microseconds = start_microseconds + round(len(frames) * 1e6 / frame_rate)
+    duration = round(len(frames) * 1e6 / frame_rate) if frame_rate else 0
+    end_microseconds = start_microseconds + duration
   context: dict[str, list[Any]] = {KEY: [key.encode()], **_label_values(labels, label_texts)}
   context |= {FORMAT: [image_format.encode()], HEIGHT: [height], WIDTH: [width]}
   context |= {START: [start_microseconds], END: [end_microseconds], FRAME_RATE: [float(frame_rate)]}
@@ -286,8 +292,8 @@ class ParsedExample:
   """A SequenceExample's context values and where its frames lie.
 
   `context` maps a name to its values (ints, floats or bytes); `frames` holds offset and length of
-  each value of the frame list inside the payload, None when the list is absent; `lists` says where
-  each feature list begins and ends.
+  each value of the frame list inside the payload, or of the one in the context, None when both are
+  absent; `lists` says where each feature list begins and ends.
   """
 
   context: Mapping[str, list[Any]]
@@ -297,12 +303,34 @@ class ParsedExample:
 
   @property
   def key(self) -> str | None:
-    """`clip/key`, else `video/filename`, else None."""
-    for name in (KEY, KEY_FALLBACK):
+    """`clip/key`, else `video/filename` or `image/filename`, else None."""
+    for name in (KEY, *KEY_FALLBACKS):
       values = self.context.get(name)
       if values and isinstance(values[0], bytes):
         return values[0].decode(errors='replace')
     return None
+
+  @property
+  def is_image(self) -> bool:
+    """Whether it is meant as one frame: in the context, or of no frame rate."""
+    in_context = FRAMES in self.context and FRAMES not in self.lists
+    return in_context or self.context.get(FRAME_RATE) == [0.0]
+
+  @property
+  def label_name(self) -> str:
+    """Which values of the context are labels: `clip/label/index`, of others' images `image/class/label`."""
+    return IMAGE_LABEL if LABEL_INDEX not in self.context and self.is_image else LABEL_INDEX
+
+  @property
+  def labels(self) -> list[Any] | None:
+    """The labels as stored, None where there are none."""
+    return self.context.get(self.label_name)
+
+  @property
+  def label_texts(self) -> list[Any]:
+    """Class names in the order of `labels`, where the record has them."""
+    name = LABEL_TEXT if self.label_name == LABEL_INDEX else IMAGE_LABEL_TEXT
+    return self.context.get(name, [])
 
   def list_values(self, name: str) -> list[list[Any]]:
     """Values (ints, floats or bytes) of each step of a feature list that is there.
@@ -315,7 +343,7 @@ class ParsedExample:
 
 
 def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedExample:
-  """Parses a serialised `tf.train.SequenceExample` without protobuf or TensorFlow.
+  """Parses a serialised `tf.train.SequenceExample` or `Example` without protobuf or TensorFlow.
 
   Unknown fields are skipped; in a repeated map key the last entry counts, as protobuf has it.
 
@@ -325,6 +353,7 @@ def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedE
   """
   context: dict[str, list[Any]] = {}
   lists: dict[str, Span] = {}
+  image: Span | None = None
   for number, wire, start, stop in _fields(payload, 0, len(payload)):
     if wire != 2 or number not in (1, 2):
       continue
@@ -332,6 +361,7 @@ def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedE
       name, value = _map_entry(payload, *entry)
       if number == 1:
         context[name] = _feature_values(payload, *value)
+        image = value if name == frames_name else image
       else:
         lists[name] = value
   frames = None
@@ -339,6 +369,8 @@ def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedE
     frames = tuple(
       _single_bytes(payload, *feature) for feature in _messages(payload, *lists[frames_name], 1)
     )
+  elif image is not None:
+    frames = (_single_bytes(payload, *image),)
   return ParsedExample(context, frames, lists, payload)
 
 

@@ -69,8 +69,9 @@ class Sample:
 
   @property
   def lines(self) -> list[str]:
-    """All but the first label, a line each."""
-    return [*self.labels[1:], self.key, frame_numbers(self.indices, self.num_frames), *self.notes]
+    """All but the first label, a line each; of an image without frame numbers."""
+    numbers = [frame_numbers(self.indices, self.num_frames)] if self.num_frames > 1 else []
+    return [*self.labels[1:], self.key, *numbers, *self.notes]
 
 
 def plain_samples(dataset: VideoDataset, count: int, seed: int) -> list[Sample]:
@@ -100,7 +101,7 @@ def _plain_sample(dataset: VideoDataset, row: int) -> Sample:
       frame = geometry.resize(frame, *geometry.resized_shape(height, width, PLAIN_SIDE))
     frames.append(frame.copy())  # The next frame may overwrite it.
   labels = label_names(dataset, dataset.labels(row))
-  size = f'whole frames of {width} x {height} px'
+  size = f'whole frame{"s" * (num_frames > 1)} of {width} x {height} px'
   pixels = np.stack(frames)
   return make_sample(dataset, row, pixels, indices, labels, size, boxes=boxes)
 

@@ -27,11 +27,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from datasets import check, samples, sources
 from datasets.dataset import VideoDataset
 from datasets.manifest import TaskLabels
+from datasets.progress import with_progress
 from errors import ConfigError
 from tools import command
 
 _DATA = flags.DEFINE_string(
-  'data', None, "Folder of the dataset. Default: the config's.", allow_override=True
+  'data', None, "Folder of the dataset, or tfds:NAME. Default: the config's.", allow_override=True
 )
 _DATASET = flags.DEFINE_string(
   'dataset', None, "Which of the config's datasets. Default: the first.", allow_override=True
@@ -64,8 +65,9 @@ def overview(contents: sources.Contents, dataset: VideoDataset) -> str:
   """Splits, label groups, frames, rates, durations and classes of an open split, for people."""
   sizes = contents.split_sizes
   width = max(map(len, sizes))
+  kind = 'images' if dataset.of_images else 'videos'
   lines = [dataset.where]
-  lines += [f'  {name:<{width}}  {size:>9,} videos' for name, size in sizes.items()]
+  lines += [f'  {name:<{width}}  {size:>9,} {kind}' for name, size in sizes.items()]
   lines += ['', *_frame_lines(dataset)]
   if any(group.regions for group in contents.groups.values()):
     lines += box_lines(dataset)
@@ -81,13 +83,15 @@ def _frame_lines(dataset: VideoDataset) -> list[str]:
   rates = np.asarray(dataset.frame_rate, np.float64)
   known = rates > 0
   seconds = frames[known] / rates[known]
-  lines = [
-    f'{dataset.split}: {len(dataset):,} videos, {frames.sum():,} frames',
-    f'  frames      {spread(frames)}',
-    f'  frame rate  {spread(rates[known], " a second")}',
-    f'  duration    {spread(seconds, " s")}, together {seconds.sum() / 3600:,.2f} h',
-  ]
-  if not known.all():
+  lines = [f'{dataset.split}: {len(dataset):,} images']
+  if not dataset.of_images:
+    lines = [
+      f'{dataset.split}: {len(dataset):,} videos, {frames.sum():,} frames',
+      f'  frames      {spread(frames)}',
+      f'  frame rate  {spread(rates[known], " a second")}',
+      f'  duration    {spread(seconds, " s")}, together {seconds.sum() / 3600:,.2f} h',
+    ]
+  if not (known.all() or dataset.of_images):
     lines.append(f'  of {(~known).sum():,} videos the frame rate is not known')
   lines += [f'  left out: {defect}' for defect in dataset.defects[:_FIRST_DEFECTS]]
   if dataset.defects:
@@ -109,7 +113,9 @@ def _number(value: float) -> str:
 
 def label_counts(groups: Mapping[str, TaskLabels], dataset: VideoDataset) -> dict[str, np.ndarray]:
   """Examples, or boxes, of each class in an open split, group -> int64 [K]."""
-  labels = np.concatenate([dataset.stored_labels(row) for row in range(len(dataset))])
+  # With the images, where TFDS has them.
+  read = map(dataset.stored_labels, range(len(dataset)))
+  labels = np.concatenate(list(with_progress(read, len(dataset), 'reading labels')))
   classes = sum(group.num_classes for group in groups.values())
   total = {False: np.bincount(labels, minlength=classes)}
   if any(group.regions for group in groups.values()):

@@ -3,13 +3,15 @@
 Kinds: `motion`, 8 classes that only the order of frames tells apart; `actors`, two datasets of 16
 shared motions: OUT/actions for classification, and OUT/actors for detection, several actors a clip,
 with few training examples of some motions; `relations`, three datasets with 8 motions each, OUT/blocks,
-OUT/stars and OUT/comets, most of them shared under other names and looks.
+OUT/stars and OUT/comets, most of them shared under other names and looks; `tubes`, OUT/images of 8
+patterned shapes, and OUT/clips of them in motion, 32 classes.
 
 Example:
   python -m tools.make_demo_data --out=data/demo
   python -m tools.make_demo_data --out=data/tiny --seed=1 --train=64 --test=16
   python -m tools.make_demo_data --kind=actors --out=data/demo_actors
   python -m tools.make_demo_data --kind=relations --out=data/demo_relations
+  python -m tools.make_demo_data --kind=tubes --out=data/demo_tubes
 """
 
 import functools
@@ -19,24 +21,32 @@ from pathlib import Path
 
 from absl import flags
 
-from datasets import demo, demo_actors, demo_relations, manifest
+from datasets import demo, demo_actors, demo_relations, demo_tubes, manifest
 from errors import ConfigError
 from tools import command
 
 _OUT = flags.DEFINE_string('out', None, 'Directory to write to.', allow_override=True)
-_KIND = flags.DEFINE_enum('kind', 'motion', ['motion', 'actors', 'relations'], 'What to write.')
+_KIND = flags.DEFINE_enum(
+  'kind', 'motion', ['motion', 'actors', 'relations', 'tubes'], 'What to write.'
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
 _TRAIN = flags.DEFINE_integer(
   'train',
   None,
   'Training clips of motion and of each dataset of relations, a multiple of 8, or of OUT/actions, of '
-  '16. Default: 1600, of actions and relations 480.',
+  '16, or of OUT/clips, of 32. Default: 1600, of actions and relations 480, of OUT/clips 320.',
 )
-_TEST = flags.DEFINE_integer('test', None, 'Test clips, likewise. Default: 160, of relations 320.')
+_TEST = flags.DEFINE_integer(
+  'test', None, 'Test clips, likewise. Default: 160, of relations and OUT/clips 320.'
+)
 _ACTORS_TRAIN = flags.DEFINE_integer(
   'actors_train', None, 'Training clips of OUT/actors, a multiple of 8. Default: 96.'
 )
 _ACTORS_TEST = flags.DEFINE_integer('actors_test', None, 'Test clips, likewise. Default: 240.')
+_IMAGES_TRAIN = flags.DEFINE_integer(
+  'images_train', None, 'Training images of OUT/images, a multiple of 8. Default: 2400.'
+)
+_IMAGES_TEST = flags.DEFINE_integer('images_test', None, 'Test images, likewise. Default: 320.')
 
 
 def main() -> None:
@@ -52,6 +62,11 @@ def main() -> None:
       write = functools.partial(demo_relations.write, name=name)
       _write(write, out / name, _TRAIN.value, _TEST.value)
     return
+  if _KIND.value == 'tubes':
+    images = (_IMAGES_TRAIN.value, _IMAGES_TEST.value)
+    _write(demo_tubes.write_images, out / 'images', *images, what='images')
+    _write(demo_tubes.write_clips, out / 'clips', _TRAIN.value, _TEST.value)
+    return
   _write(demo_actors.write_actions, out / 'actions', _TRAIN.value, _TEST.value)
   _write(demo_actors.write_actors, out / 'actors', _ACTORS_TRAIN.value, _ACTORS_TEST.value)
 
@@ -61,6 +76,8 @@ def _write(
   directory: str | Path,
   train: int | None,
   test: int | None,
+  *,
+  what: str = 'clips',
 ) -> None:
   begin = time.monotonic()
   given = {'train': train, 'test': test}
@@ -69,7 +86,7 @@ def _write(
   counts = ', '.join(f'{split.examples} {split.name}' for split in made.splits.values())
   for name, group in made.tasks.items():
     print(
-      f'{directory}: {counts} clips of {group.num_classes} classes'
+      f'{directory}: {counts} {what} of {group.num_classes} classes'
       f'{" of boxes" * group.regions} ({time.monotonic() - begin:.1f} s). Label group: {name!r}.'
     )
 

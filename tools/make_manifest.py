@@ -1,11 +1,15 @@
-"""Makes manifest.json for TFRecords that others wrote in DMVR's layout; the shards stay as they are.
+"""Makes manifest.json for TFRecords that others wrote, of clips in DMVR's layout or of images.
 
   python -m tools.make_manifest --data=DIR '--split=train=train-*' '--split=test=test-*' \\
       --classes=classes.txt
   python -m tools.make_manifest --data=DIR '--split=train=*.tfrecord' \\
       --classes=verb=verbs.txt --classes=noun=nouns.txt
+  python -m tools.make_manifest --data=DIR '--split=train=train-*' '--split=validation=validation-*' \\
+      --classes=imagenet_synsets.txt --first_label=1
 
-A class file has one name a line, in label order. Without --classes the names are taken from the
+The shards stay as they are. Images are `tf.train.Example`s with `image/encoded`, `image/class/label`,
+`image/filename` and perhaps `image/class/text`, as ImageNet's usually are; where their labels count
+from 1, --first_label=1 says so, and where they do not say so themselves it must be given. A class file has one name a line, in label order. Without --classes the names are taken from the
 records (`clip/label/text`). Several groups stand one after the other in `clip/label/index`, those
 of --regions in `region/label/index`: labels of the boxes of a keyframe.
 """
@@ -15,12 +19,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import simplejpeg
 from absl import flags
 from rich.console import Console
 from rich.progress import Progress
 
 from datasets import annotations, manifest, records, region_records
+from datasets.record_dataset import decode_frames
 from errors import ConfigError, DataError
 from tools import command
 
@@ -38,6 +42,9 @@ _MULTI_LABEL = flags.DEFINE_multi_string(
 _REGIONS = flags.DEFINE_multi_string(
   'regions', [], 'Group whose labels are of boxes, any number of each.', allow_override=True
 )
+_FIRST_LABEL = flags.DEFINE_integer(
+  'first_label', None, 'Number of the first class in the records.', 0, allow_override=True
+)
 _OVERWRITE = flags.DEFINE_bool(
   'overwrite', False, 'Replace a manifest that is there.', allow_override=True
 )
@@ -50,6 +57,7 @@ def make(
   *,
   multi_label: Sequence[str] = (),
   regions: Sequence[str] = (),
+  first_label: int | None = None,
   overwrite: bool = False,
 ) -> manifest.Manifest:
   """Counts and checks the shards and writes their manifest.
@@ -60,6 +68,7 @@ def make(
     classes: label group -> class names in label order; None: the names in the records, one group.
     multi_label: groups in which a clip has any number of labels.
     regions: groups whose labels are of boxes; their class names must be given.
+    first_label: number of the first class in the records; None: 0, of images as their labels say.
     overwrite: replace a manifest that is there.
 
   Raises:
@@ -81,11 +90,13 @@ def make(
       raise DataError(f'--{flag}={unknown[0]}: there is no such group; known: {list(groups)}.')
   if regions and not classes:
     raise DataError(f'--regions={regions[0]}: names of its classes are needed: --classes=FILE.')
-  names = None if classes else _ClassNames(annotations.GROUP in multi_label)
+  names = None if classes else _ClassNames(annotations.GROUP in multi_label, first_label or 0)
   labels = region_records.KEYFRAME if set(groups) == set(regions) else records.LABEL_INDEX
-  described = _describe(Path(data), shards, names, labels)
+  range_ = _LabelRange()
+  described = _describe(Path(data), shards, names, range_, labels)
   if names:
     groups = {annotations.GROUP: names.in_order()}
+  first = range_.first(first_label, sum(map(len, groups.values())))
   source = {
     'made_by': 'tools.make_manifest',
     'splits': {name: list(patterns) for name, patterns in splits.items()},
@@ -95,7 +106,7 @@ def make(
     name: manifest.Group(group, name in {*multi_label, *regions}, name in regions)
     for name, group in groups.items()
   }
-  made = manifest.create(described, tasks, source)
+  made = manifest.create(described, tasks, source, first)
   manifest.write(data, made)
   return made
 
@@ -121,7 +132,11 @@ def _find(data: str | os.PathLike[str], split: str, patterns: Sequence[str]) -> 
 
 
 def _describe(
-  data: Path, shards: Mapping[str, Sequence[str]], names: '_ClassNames | None', labels: str
+  data: Path,
+  shards: Mapping[str, Sequence[str]],
+  names: '_ClassNames | None',
+  found_labels: '_LabelRange',
+  labels: str,
 ) -> list[manifest.Split]:
   """Reads every shard once, with a progress bar over their bytes."""
   sizes = {name: (data / name).stat().st_size for files in shards.values() for name in files}
@@ -132,7 +147,7 @@ def _describe(
       found = []
       for name in files:
         count = 0
-        for length in _checked_records(data / name, names, labels):
+        for length in _checked_records(data / name, names, found_labels, labels):
           bar.update(task, advance=length)
           count += 1
         found.append(manifest.Shard(name, sizes[name], count))
@@ -140,33 +155,42 @@ def _describe(
   return described
 
 
-def _checked_records(path: Path, names: '_ClassNames | None', labels: str) -> Iterator[int]:
-  """Yields the bytes of each record; checks the first one, and labels if names are wanted."""
+def _checked_records(
+  path: Path, names: '_ClassNames | None', found_labels: '_LabelRange', labels: str
+) -> Iterator[int]:
+  """Yields the bytes of each record; checks the first one, and labels if names are wanted or of images."""
+  of_images = False
   for number, (offset, payload) in enumerate(records.read_records(path)):
     if number == 0:
-      _check_layout(path, payload, labels)
-    if names:
-      names.add(
-        records.parse_sequence_example(payload), f'{path}, record {number} at byte {offset}'
-      )
+      of_images = _check_layout(path, payload, labels)
+    if names or of_images:
+      example = records.parse_sequence_example(payload)
+      if of_images:
+        found_labels.add(example)
+      if names:
+        names.add(example, f'{path}, record {number} at byte {offset}')
     yield len(payload)
 
 
-def _check_layout(path: Path, payload: bytes, labels: str) -> None:
-  """Raises a DataError with the keys found and wanted unless a record is of DMVR's layout.
+def _check_layout(path: Path, payload: bytes, labels: str) -> bool:
+  """Whether a record is an image with labels as others write them, rather than of DMVR's layout.
 
   `labels` names what gives its labels: integers of the context, or the list that marks keyframes.
+  Raises a DataError with the keys found and wanted if it is neither.
   """
   kind = 'context' if labels == records.LABEL_INDEX else 'feature list'
   wanted = (
     f'feature list {records.FRAMES!r} of JPEGs, {kind} {labels!r} (integers) and context '
-    f'{records.KEY!r} or {records.KEY_FALLBACK!r}'
+    f'{records.KEY!r} or {records.KEY_FALLBACKS[0]!r}; or of an image {records.FRAMES!r}, '
+    f'{records.IMAGE_LABEL!r} and {records.KEY_FALLBACKS[1]!r}'
   )
   try:
     example = records.parse_sequence_example(payload)
   except DataError as error:
     raise DataError(f'{path}: not a SequenceExample ({error}). Wanted: {wanted}.') from error
   found = f'found context {sorted(example.context)}, feature lists {sorted(example.lists)}'
+  if labels == records.LABEL_INDEX:
+    labels = example.label_name
   values = example.context.get(labels, [None])
   has_labels = labels in example.lists or all(isinstance(x, int) for x in values)
   missing = [
@@ -183,21 +207,56 @@ def _check_layout(path: Path, payload: bytes, labels: str) -> None:
       f'{path}: not of the DMVR / MediaSequence layout: no usable {missing}; {found}; wanted {wanted}.'
     )
   start, length = example.frames[0]
-  if payload[start : start + min(length, 2)] != b'\xff\xd8':
+  if payload[start : start + min(length, 2)] != b'\xff\xd8' and not example.is_image:
     raise DataError(f'{path}: the frames in {records.FRAMES!r} are no JPEGs. Encode them as JPEG.')
+  return example.is_image and labels == records.IMAGE_LABEL
+
+
+class _LabelRange:
+  """Lowest and highest label of others' images, some of which count from 1."""
+
+  def __init__(self) -> None:
+    self._labels: set[int] = set()
+
+  def add(self, example: records.ParsedExample) -> None:
+    """Takes the labels of a record; what is none of them is left to the index."""
+    self._labels |= {label for label in example.labels or () if isinstance(label, int)}
+
+  def first(self, given: int | None, num_classes: int) -> int:
+    """The first class' label: the one given, else the only one that fits.
+
+    Raises:
+      DataError: labels are out of range, or would fit if counted from 0 and if counted from 1.
+    """
+    if not self._labels:
+      return given or 0
+    low, high = min(self._labels), max(self._labels)
+    found = f'{records.IMAGE_LABEL!r} holds {low} to {high}, there are {num_classes} classes'
+    fitting = [
+      first
+      for first in ((0, 1) if given is None else (given,))
+      if first <= low and high < first + num_classes
+    ]
+    if not fitting:
+      count = 'from 0 or 1' if given is None else f'from --first_label={given}'
+      raise DataError(f'{found}: counted {count} they do not fit. Correct --classes.')
+    if len(fitting) > 1:
+      raise DataError(
+        f'{found}: the first may be called 0 or 1. Say which: --first_label=0 or --first_label=1.'
+      )
+    return fitting[0]
 
 
 class _ClassNames:
   """Class names by index, gathered from records."""
 
-  def __init__(self, multi_label: bool):
-    self._multi_label = multi_label
+  def __init__(self, multi_label: bool, first_label: int):
+    self._multi_label, self._first_label = multi_label, first_label
     self._names: dict[int, str] = {}
 
   def add(self, example: records.ParsedExample, where: str) -> None:
     """Takes the names of a record, or raises a DataError if they do not fit the others."""
-    indices = example.context.get(records.LABEL_INDEX, [])
-    texts = example.context.get(records.LABEL_TEXT, [])
+    indices, texts = example.labels or [], example.label_texts
     if len(indices) != len(texts) or not all(isinstance(text, bytes) for text in texts):
       raise DataError(
         f'{where}: {len(indices)} labels and {len(texts)} names in {records.LABEL_TEXT!r}, so class '
@@ -217,15 +276,16 @@ class _ClassNames:
         )
 
   def in_order(self) -> tuple[str, ...]:
-    """The names from class 0 on, or a DataError when one is missing."""
-    highest = max(self._names, default=-1)
-    missing = [index for index in range(highest + 1) if index not in self._names]
-    if not self._names or missing or min(self._names) < 0:
+    """The names from the first class on, or a DataError when one is missing."""
+    first, highest = self._first_label, max(self._names, default=-1)
+    missing = [index for index in range(first, highest + 1) if index not in self._names]
+    if not self._names or missing or min(self._names) < first:
+      hint = ' If they count from 1, add --first_label=1.' if missing == [0] else ''
       raise DataError(
         f'the records name classes up to {highest}, but none is called {missing[:5]}. '
-        'Give all class names with --classes=FILE.'
+        f'Give all class names with --classes=FILE.{hint}'
       )
-    return tuple(self._names[index] for index in range(highest + 1))
+    return tuple(self._names[index] for index in range(first, highest + 1))
 
 
 def summary(data: str | os.PathLike[str], made: manifest.Manifest) -> str:
@@ -246,8 +306,11 @@ def summary(data: str | os.PathLike[str], made: manifest.Manifest) -> str:
   _, payload = next(records.read_records(Path(data) / first))
   frames = records.parse_sequence_example(payload).frames or ()
   start, length = frames[0]
-  height, width, *_ = simplejpeg.decode_jpeg_header(payload[start : start + length])
-  lines.append(f'  first record {len(frames)} frames of {width} x {height}')
+  height, width, _ = next(decode_frames([payload[start : start + length]])).shape
+  found = f'{len(frames)} frame{"s" * (len(frames) > 1)}'
+  lines.append(f'  first record {found} of {width} x {height}')
+  if made.first_label:
+    lines.append(f'  labels       {made.first_label} in the records is the first class')
   return '\n'.join([*lines, f'Next: python -m tools.browse --data={data}'])
 
 
@@ -286,6 +349,7 @@ def main() -> None:
     class_files(_CLASSES.value),
     multi_label=_MULTI_LABEL.value,
     regions=_REGIONS.value,
+    first_label=_FIRST_LABEL.value,
     overwrite=_OVERWRITE.value,
   )
   print(summary(_DATA.value, made))

@@ -4,17 +4,15 @@ import collections
 import itertools
 import logging
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datasets import batches as batches_lib
-from datasets import box_examples, catalogue, manifest
+from datasets import box_examples, catalogue, manifest, sources, tfds_dataset
 from datasets.batches import Batches, Loading, Stream
 from datasets.dataset import VideoDataset
 from datasets.examples import too_many
-from datasets.sources import open_dataset
 from errors import ConfigError, DataError
 from train_lib import preprocessing
 from train_lib.experiment import DataFacts, Experiment
@@ -72,7 +70,7 @@ def open_split(experiment: Experiment, name: str, split: str) -> VideoDataset:
   """
   config = experiment.datasets[name]
   tasks = experiment.tasks_of(name)
-  dataset = open_dataset(config.dir, split, {task: c.labels for task, c in tasks.items()})
+  dataset = sources.open_dataset(config.dir, split, {task: c.labels for task, c in tasks.items()})
   if len(dataset.defects) > config.max_bad_records:
     raise DataError(too_many(dataset.defects, config.max_bad_records))
   for defect in dataset.defects:
@@ -126,7 +124,7 @@ def facts_or_nominal(experiment: Experiment) -> DataFacts:
 
 def _facts_or_nominal(experiment: Experiment, name: str) -> DataFacts:
   config = experiment.datasets[name]
-  if (Path(config.dir) / manifest.FILE_NAME).exists() or not config.benchmark:
+  if sources.is_there(config.dir) or not config.benchmark:
     return facts_of(experiment, {name: open_split(experiment, name, config.train_split)})
   if config.benchmark not in catalogue.DATASETS:
     raise ConfigError(
@@ -142,7 +140,9 @@ def _facts_or_nominal(experiment: Experiment, name: str) -> DataFacts:
       )
     count = benchmark.tasks[task_config.labels]
     names[task] = tuple(f'class {i}' for i in range(count))
-  source = f'the published figures of {config.benchmark}: no {manifest.FILE_NAME} in {config.dir}'
+  missing = f'not prepared: {config.dir}' if tfds_dataset.is_tfds(config.dir) else None
+  missing = missing or f'no {manifest.FILE_NAME} in {config.dir}'
+  source = f'the published figures of {config.benchmark}: {missing}'
   return DataFacts({name: benchmark.train_examples * config.clip.repeats}, names, source)
 
 

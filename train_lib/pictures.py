@@ -265,7 +265,9 @@ def _draw_sheet(sections: Sequence[_Section], strip_width: float) -> Figure:
   text_width, row_gap, header = 3.3, 0.2, 0.55
   heights = [[_row_height(clip, strip_width) for clip in section.clips] for section in sections]
   total = 0.25 + sum(header + sum(h) + row_gap * len(h) for h in heights)
-  width = 0.25 + strip_width + 0.25 + text_width
+  longest = max((len(clip.frames) for section in sections for clip in section.clips), default=0)
+  column = max(strip_width * min(longest, _STRIP) / _STRIP, 4.0)  # Images' are narrow.
+  width = 0.25 + column + 0.25 + text_width
   figure = Figure(figsize=(width, max(total, 0.8)))
   axes = figure.add_axes((0, 0, 1, 1))
   axes.set_xlim(0, width)
@@ -278,7 +280,7 @@ def _draw_sheet(sections: Sequence[_Section], strip_width: float) -> Figure:
     _draw_heading(axes, section, top)
     top += header
     for clip, height in zip(section.clips, section_heights):
-      left = 0.25 + strip_width + 0.2
+      left = 0.25 + column + 0.2
       if isinstance(clip, Sample):
         size = _draw_strip(axes, clip.frames, (0.25, top, strip_width, height - _MARK), _GAP)
         _draw_marks(axes, clip, (0.25, top), size)

@@ -207,6 +207,15 @@ def test_damaged_framing(tmp_path):
     list(records.read_records(path))
 
 
+def test_an_image_has_no_frame_rate_and_no_duration():
+  image = records.encode_example(
+    [b'i'], [0], 'k', height=1, width=1, frame_rate=0, start_microseconds=7
+  )
+  context = records.parse_sequence_example(image).context
+  assert context[records.FRAME_RATE] == [0.0]
+  assert context[records.START] == context[records.END] == [7]
+
+
 def test_a_shard_that_cannot_be_written_is_named(tmp_path):
   with pytest.raises(DataError, match=r'nowhere/a\.tfrecord: cannot be written'):
     records.write_shard(tmp_path / 'nowhere' / 'a.tfrecord', [b'x'])

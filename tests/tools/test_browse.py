@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets import check, manifest, records, samples, sources
+from datasets import check, demo_tubes, manifest, records, samples, sources
 from datasets.manifest import TaskLabels
 from tests.datasets import detections
 from tools import browse
@@ -199,3 +199,23 @@ def test_text_of_a_shards_defect():
   defect = check.Defect('a', check.SHARD, 7, '', 'framing', 'truncated')
   text = browse.report_text('data', check.Report((defect,), 3, 9, ()))
   assert text == 'a, byte 7: framing: truncated\ndata: 1 defect in 3 records (9 frames): framing 1.'
+
+
+def test_images_are_called_so_and_drawn(tmp_path):
+  demo_tubes.write_images(tmp_path, train=8, test=8)
+  dataset = sources.open_dataset(tmp_path, 'test', {'appearance': 'appearance'})
+  lines = squeezed(browse.overview(sources.contents(tmp_path), dataset))
+  assert lines[1:6] == [
+    'train 8 images',
+    'test 8 images',
+    '',
+    'test: 8 images',
+    '',
+  ]
+  drawn = samples.plain_samples(dataset, 2, 0)
+  for sample in drawn:
+    assert sample.pixels.shape == (1, 64, 64, 3) and sample.marks == ['0']
+    assert sample.lines == [sample.key, 'whole frame of 64 x 64 px']
+  browse.draw_sheet(tmp_path / 'sheet.png', dataset, browse.Shown('how', drawn))
+  with Image.open(tmp_path / 'sheet.png') as sheet:
+    assert sheet.width < 1000 and np.asarray(sheet.convert('L')).min() < 128
