@@ -32,9 +32,13 @@ def cost_table(cost: Cost) -> str:
     for name, sequences, tokens in cost.stages
   ]
   if cost.tokenisers:
-    rows = [*cost.tokenisers, ('all', *(sum(row[i] for row in cost.tokenisers) for i in (1, 2)))]
+    tokens = sum(count for _, count, _ in cost.tokenisers)
+    parameters = sum(count for _, _, count in cost.tokenisers)
     lines.append('tokenisers       tokens, parameters')
-    lines += [f'  {name:<14} {tokens:>6,} {parameters:>12,}' for name, tokens, parameters in rows]
+    lines += [
+      f'  {name:<14} {count:>6,} {size:>12,}'
+      for name, count, size in [*cost.tokenisers, ('all', tokens, parameters)]
+    ]
   return '\n'.join(lines)
 
 
