@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train_lib import hlo
+from train_lib import hlo, libtpu
 from train_lib.experiment import MeshConfig
 from train_lib.mesh import make_mesh, on_mesh
 from train_lib.topologies import topology
@@ -65,6 +65,7 @@ def estimated(programs: Programs, slice_name: str) -> dict[str, str]:
 
   Moves are operations that only move data (copies and transposes) and were not fused into others.
   """
+  libtpu.prepare_to_compile()
   chips = topology(slice_name)
   mesh = make_mesh(MeshConfig(data=chips.chips), chips.devices())
   whole = NamedSharding(mesh, PartitionSpec())
