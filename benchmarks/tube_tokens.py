@@ -50,7 +50,7 @@ def gathered_in_order(video: jax.Array, kernel: jax.Array, tube: Tube, grid: Siz
     zip(tube.start, tube.step, places(tube, grid), tube.kernel), 1
   ):
     at = start + step * np.arange(count)[:, None] + np.arange(size)
-    video = jnp.take(video, at.ravel(), axis=axis)
+    video = jnp.take(video, at.ravel(), axis=axis, mode='clip')
   return layers.cut_patches(video, tube.kernel) @ kernel.reshape(-1, kernel.shape[-1])
 
 

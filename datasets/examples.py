@@ -174,12 +174,12 @@ class TrainExamples:
       row = int(order[(rank + len(skipped)) % len(order)])
       try:
         made = self._clips(epoch, row, len(skipped), out)
+        parts = [self._part(epoch, row, len(skipped), i, clip) for i, clip in enumerate(made)]
       except DataError as error:
         skipped.append((row, str(error)))
         if len(skipped) > min(self.max_bad_records, len(order) - 1):
           raise DataError(too_many([why for _, why in skipped], self.max_bad_records)) from error
         continue
-      parts = [self._part(epoch, row, len(skipped), i, clip) for i, clip in enumerate(made)]
       return Drawn(row, made, parts, skipped)
 
   def _clips(self, epoch: int, row: int, attempt: int, out: _Array | None) -> list[clips.Clip]:

@@ -58,8 +58,8 @@ class TaskLabels:
   Attributes:
     classes: names.
     multi_label: whether there may be any number of labels, rather than exactly one.
-    offset: class k is stored as `offset + k`, in `clip/label/index` or `region/label/index`, or
-      `Manifest.first_label` more.
+    offset: class k is stored as `offset + k` in `region/label/index`, and in `clip/label/index` or
+      `image/class/label` as `Manifest.first_label` more.
     regions: whether labels belong to the boxes of a keyframe rather than to a clip.
     class_ids: the numbers that files of results call the classes by; (): 1 to K.
   """
@@ -80,7 +80,7 @@ class TaskLabels:
 class Manifest:
   """Splits and label groups of a dataset; `source` says how it was made (any JSON mapping).
 
-  `first_label` is the number of the first class in records, 1 in ImageNet's TFRecords.
+  `first_label` is the number of the first class of clips and images in records, 1 in ImageNet's.
   """
 
   splits: Mapping[str, Split]

@@ -18,6 +18,8 @@ from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # OpenCV 5 turns PNG and WebP too.
+
 
 class RecordDataset(VideoDataset):
   """A split of a directory of shards with a manifest.
@@ -128,7 +130,7 @@ def decode_frames(
   """Decodes frames to RGB uint8 [H, W, 3], all of one shape; each is overwritten by the next.
 
   JPEG by simplejpeg with the fast DCT, which agrees bit for bit with `tf.io.decode_jpeg`'s default;
-  anything else by OpenCV.
+  anything else by OpenCV. EXIF orientation is not applied.
 
   Raises:
     DataError: a frame cannot be decoded or differs in shape from the first; `where(i)` names it.
@@ -160,7 +162,7 @@ def _decode(data: bytes | memoryview, buffer: _Array | None) -> _Array:
         # Broken, or larger than the buffer: below, the one raises again and the other does not.
         pass
     return simplejpeg.decode_jpeg(data, colorspace='RGB', fastdct=True)
-  image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
   if image is None:
     raise ValueError(f'starts with {bytes(data[:8])!r}, neither JPEG nor an image OpenCV knows')
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,7 +1,7 @@
 """TFRecord shards of SequenceExamples with DMVR / MediaSequence names: writing and parsing.
 
-Read are also images as `tf.train.Example`s with the names that ImageNet's TFRecords have: on the wire
-such is a SequenceExample without feature lists, whose `image/encoded` lies in the context.
+Read are also images as `tf.train.Example`s with the names that ImageNet's TFRecords have: on the
+wire such is a SequenceExample without feature lists, whose `image/encoded` lies in the context.
 
 Writing uses TensorFlow, imported lazily; reading is a small protobuf wire-format walker, so that no
 input worker needs TensorFlow.
@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
+from datasets import wire
 from datasets.crc32c import masked_crc32c
 from datasets.manifest import Shard, Split, temporary_path
 from datasets.region_records import Region, feature_lists
@@ -34,9 +35,6 @@ FORMAT = 'image/format'
 WIDTH = 'image/width'
 HEIGHT = 'image/height'
 FRAME_RATE = 'image/frame_rate'
-
-Span = tuple[int, int]
-"""Byte offset and length of a value inside a record's payload."""
 
 
 def _tensorflow() -> Any:
@@ -249,22 +247,67 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 def read_framed(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes, int]]:
   """As `read_records`, with the checksum stored behind each payload: `masked_crc32c` of it."""
-  if not os.path.isfile(path):
-    raise DataError(f'{path}: shard is missing. Copy or write it again.')
-  with open(path, 'rb') as file:
-    size = os.fstat(file.fileno()).st_size
-    offset = 0
-    while offset < size:
-      length = _record_length(file.read(_HEADER.size), path, offset)
-      start = offset + _HEADER.size
-      offset = start + length + FOOTER_BYTES
-      if offset > size:
-        raise DataError(
-          f'{path}: truncated: the record at byte {start - _HEADER.size} needs {offset} bytes of '
-          f'file, there are {size}. Copy or write the shard again.'
-        )
+  with _opened(path) as file:
+    for start, length in _spans(file, path):
+      file.seek(start)
       payload = file.read(length)
       yield start, payload, _FOOTER.unpack(file.read(FOOTER_BYTES))[0]
+
+
+def record_offsets(path: str | os.PathLike[str]) -> Iterator[int]:
+  """Yields where each record of a TFRecord file begins, for `read_record`; only headers are read.
+
+  Raises:
+    DataError: as `read_records`.
+  """
+  with _opened(path, buffering=0) as file:
+    for start, _ in _spans(file, path):
+      yield start - _HEADER.size
+
+
+def read_record(path: str | os.PathLike[str], offset: int) -> bytes:
+  """The payload of the record that begins at a byte offset.
+
+  The length's checksum is verified. The payload's is not: that costs as much as decoding an image.
+
+  Raises:
+    DataError: missing file, no record there, or a truncated one.
+  """
+  with _opened(path) as file:
+    _, length = _span(file, path, offset)
+    return file.read(length)
+
+
+def _opened(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
+  try:
+    return open(path, 'rb', buffering)  # type: ignore[return-value]
+  except FileNotFoundError as error:
+    raise DataError(f'{path}: shard is missing. Copy or write it again.') from error
+
+
+def _spans(file: BinaryIO, path: str | os.PathLike[str]) -> Iterator[wire.Span]:
+  """Offset and length of each payload."""
+  size = os.fstat(file.fileno()).st_size
+  offset = 0
+  while offset < size:
+    start, length = _span(file, path, offset)
+    yield start, length
+    offset = start + length + FOOTER_BYTES
+
+
+def _span(file: BinaryIO, path: str | os.PathLike[str], offset: int) -> wire.Span:
+  """Offset and length of the payload of the record at `offset`; `file` is left at the payload."""
+  size = os.fstat(file.fileno()).st_size
+  file.seek(offset)
+  length = _record_length(file.read(_HEADER.size), path, offset)
+  start = offset + _HEADER.size
+  end = start + length + FOOTER_BYTES
+  if end > size:
+    raise DataError(
+      f'{path}: truncated: the record at byte {offset} needs {end} bytes of file, there are '
+      f'{size}. Copy or write the shard again.'
+    )
+  return start, length
 
 
 def _record_length(header: bytes, path: str | os.PathLike[str], offset: int) -> int:
@@ -297,8 +340,8 @@ class ParsedExample:
   """
 
   context: Mapping[str, list[Any]]
-  frames: tuple[Span, ...] | None
-  lists: Mapping[str, Span]
+  frames: tuple[wire.Span, ...] | None
+  lists: Mapping[str, wire.Span]
   payload: bytes = dataclasses.field(repr=False)
 
   @property
@@ -318,7 +361,7 @@ class ParsedExample:
 
   @property
   def label_name(self) -> str:
-    """Which values of the context are labels: `clip/label/index`, of others' images `image/class/label`."""
+    """Which values of the context are labels; those of others' images are `image/class/label`."""
     return IMAGE_LABEL if LABEL_INDEX not in self.context and self.is_image else LABEL_INDEX
 
   @property
@@ -329,8 +372,12 @@ class ParsedExample:
   @property
   def label_texts(self) -> list[Any]:
     """Class names in the order of `labels`, where the record has them."""
-    name = LABEL_TEXT if self.label_name == LABEL_INDEX else IMAGE_LABEL_TEXT
-    return self.context.get(name, [])
+    return self.context.get(self.label_text_name, [])
+
+  @property
+  def label_text_name(self) -> str:
+    """Which values of the context are class names: those beside `label_name`."""
+    return LABEL_TEXT if self.label_name == LABEL_INDEX else IMAGE_LABEL_TEXT
 
   def list_values(self, name: str) -> list[list[Any]]:
     """Values (ints, floats or bytes) of each step of a feature list that is there.
@@ -338,8 +385,8 @@ class ParsedExample:
     Raises:
       DataError: the bytes are no such list.
     """
-    steps = _messages(self.payload, *self.lists[name], 1)
-    return [_feature_values(self.payload, *step) for step in steps]
+    steps = wire.messages(self.payload, *self.lists[name], 1)
+    return [wire.feature_values(self.payload, *step) for step in steps]
 
 
 def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedExample:
@@ -352,117 +399,24 @@ def parse_sequence_example(payload: bytes, frames_name: str = FRAMES) -> ParsedE
       offset given counts from the payload's start.
   """
   context: dict[str, list[Any]] = {}
-  lists: dict[str, Span] = {}
-  image: Span | None = None
-  for number, wire, start, stop in _fields(payload, 0, len(payload)):
-    if wire != 2 or number not in (1, 2):
+  lists: dict[str, wire.Span] = {}
+  image: wire.Span | None = None
+  for number, kind, start, stop in wire.fields(payload, 0, len(payload)):
+    if kind != 2 or number not in (1, 2):
       continue
-    for entry in _messages(payload, start, stop, 1):
-      name, value = _map_entry(payload, *entry)
+    for entry in wire.messages(payload, start, stop, 1):
+      name, value = wire.map_entry(payload, *entry)
       if number == 1:
-        context[name] = _feature_values(payload, *value)
+        context[name] = wire.feature_values(payload, *value)
         image = value if name == frames_name else image
       else:
         lists[name] = value
   frames = None
   if frames_name in lists:
     frames = tuple(
-      _single_bytes(payload, *feature) for feature in _messages(payload, *lists[frames_name], 1)
+      wire.single_bytes(payload, *feature)
+      for feature in wire.messages(payload, *lists[frames_name], 1)
     )
   elif image is not None:
-    frames = (_single_bytes(payload, *image),)
+    frames = (wire.single_bytes(payload, *image),)
   return ParsedExample(context, frames, lists, payload)
-
-
-def _fields(buffer: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-  """Yields (field number, wire type, start, stop) of the values of one message."""
-  while position < end:
-    tag, start = _varint(buffer, position, end)
-    wire = tag & 7
-    if wire == 2:
-      length, start = _varint(buffer, start, end)
-      stop = start + length
-    elif wire == 0:
-      stop = _varint(buffer, start, end)[1]
-    elif wire in (1, 5):
-      stop = start + (8 if wire == 1 else 4)
-    else:
-      raise DataError(f'byte {position}: wire type {wire} is not of this format')
-    if stop > end:
-      raise DataError(f'byte {position}: a value of {stop - start} bytes passes the message end')
-    yield tag >> 3, wire, start, stop
-    position = stop
-
-
-def _varint(buffer: bytes, position: int, end: int) -> tuple[int, int]:
-  value = 0
-  for shift in range(0, 70, 7):
-    if position >= end:
-      break
-    byte = buffer[position]
-    position += 1
-    value |= (byte & 0x7F) << shift
-    if byte < 0x80:
-      return value & 0xFFFFFFFFFFFFFFFF, position
-  raise DataError(f'byte {position}: broken varint')
-
-
-def _messages(buffer: bytes, start: int, stop: int, wanted: int) -> Iterator[Span]:
-  """Yields (start, stop) of each length-delimited value of field `wanted`."""
-  for number, wire, value_start, value_stop in _fields(buffer, start, stop):
-    if number == wanted and wire == 2:
-      yield value_start, value_stop
-
-
-def _map_entry(buffer: bytes, start: int, stop: int) -> tuple[str, Span]:
-  name, value = '', (stop, stop)
-  for number, wire, value_start, value_stop in _fields(buffer, start, stop):
-    if wire == 2 and number == 1:
-      name = buffer[value_start:value_stop].decode(errors='replace')
-    elif wire == 2 and number == 2:
-      value = (value_start, value_stop)
-  return name, value
-
-
-def _feature_values(buffer: bytes, start: int, stop: int) -> list[Any]:
-  """Values of a Feature: bytes, floats or int64s by which list is set."""
-  values: list[Any] = []
-  kind = 0
-  for number, wire, list_start, list_stop in _fields(buffer, start, stop):
-    if wire != 2 or number not in (1, 2, 3):
-      continue
-    if number != kind:
-      values, kind = [], number
-    for field, value_wire, *span in _fields(buffer, list_start, list_stop):
-      if field == 1:
-        values.extend(_scalars(buffer, kind, value_wire, *span))
-  return values
-
-
-def _scalars(buffer: bytes, kind: int, wire: int, start: int, stop: int) -> list[Any]:
-  """One bytes value, or the packed or single numbers of a float (2) or int64 (3) list."""
-  if kind == 1:
-    return [buffer[start:stop]]
-  if kind == 2:
-    count, rest = divmod(stop - start, 4)
-    if rest:
-      raise DataError(f'byte {start}: {stop - start} bytes are no whole number of floats')
-    return list(struct.unpack_from(f'<{count}f', buffer, start))
-  integers = []
-  end = stop if wire == 2 else len(buffer)
-  while start < stop:
-    value, start = _varint(buffer, start, end)
-    integers.append(value - (1 << 64) if value >> 63 else value)
-  return integers
-
-
-def _single_bytes(buffer: bytes, start: int, stop: int) -> Span:
-  """Offset and length of the only bytes value of a Feature."""
-  spans = [
-    span
-    for bytes_list in _messages(buffer, start, stop, 1)
-    for span in _messages(buffer, *bytes_list, 1)
-  ]
-  if len(spans) != 1:
-    raise DataError(f'byte {start}: a frame must be one bytes value, found {len(spans)}')
-  return spans[0][0], spans[0][1] - spans[0][0]

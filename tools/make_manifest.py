@@ -4,14 +4,16 @@
       --classes=classes.txt
   python -m tools.make_manifest --data=DIR '--split=train=*.tfrecord' \\
       --classes=verb=verbs.txt --classes=noun=nouns.txt
-  python -m tools.make_manifest --data=DIR '--split=train=train-*' '--split=validation=validation-*' \\
+  python -m tools.make_manifest --data=DIR '--split=train=train-*' '--split=validation=val-*' \\
       --classes=imagenet_synsets.txt --first_label=1
 
-The shards stay as they are. Images are `tf.train.Example`s with `image/encoded`, `image/class/label`,
-`image/filename` and perhaps `image/class/text`, as ImageNet's usually are; where their labels count
-from 1, --first_label=1 says so, and where they do not say so themselves it must be given. A class file has one name a line, in label order. Without --classes the names are taken from the
-records (`clip/label/text`). Several groups stand one after the other in `clip/label/index`, those
-of --regions in `region/label/index`: labels of the boxes of a keyframe.
+The shards stay as they are. Images are `tf.train.Example`s with `image/encoded`,
+`image/class/label`, `image/filename` and perhaps `image/class/text`, as ImageNet's usually are; where
+their labels count from 1, --first_label=1 says so, and where they do not say so themselves it must be
+given. A class file has one name a line, in label order. Without --classes names are of the records
+(`clip/label/text`, of images `image/class/text`). Several groups stand one after the other in
+`clip/label/index`, those of --regions in `region/label/index`: labels of the boxes of a keyframe,
+which count from 0.
 """
 
 import glob
@@ -69,11 +71,13 @@ def make(
     multi_label: groups in which a clip has any number of labels.
     regions: groups whose labels are of boxes; their class names must be given.
     first_label: number of the first class in the records; None: 0, of images as their labels say.
+      Labels of boxes, and those beside them, count from 0.
     overwrite: replace a manifest that is there.
 
   Raises:
     DataError: a manifest is there already, a pattern finds nothing, shards of another layout or
-      damaged ones, or class names in the records that contradict each other. Nothing is written.
+      damaged ones, a first frame that cannot be decoded, labels or class names in the records that
+      contradict each other, or a first label other than 0 for boxes. Nothing is written.
   """
   path = Path(data) / manifest.FILE_NAME
   if path.exists() and not overwrite:
@@ -90,13 +94,18 @@ def make(
       raise DataError(f'--{flag}={unknown[0]}: there is no such group; known: {list(groups)}.')
   if regions and not classes:
     raise DataError(f'--regions={regions[0]}: names of its classes are needed: --classes=FILE.')
+  if regions and first_label:
+    raise DataError(
+      f'--first_label={first_label}: labels of boxes (--regions={regions[0]}), and those of clips '
+      'beside them, count from 0. Write the records so.'
+    )
   names = None if classes else _ClassNames(annotations.GROUP in multi_label, first_label or 0)
   labels = region_records.KEYFRAME if set(groups) == set(regions) else records.LABEL_INDEX
   range_ = _LabelRange()
   described = _describe(Path(data), shards, names, range_, labels)
   if names:
     groups = {annotations.GROUP: names.in_order()}
-  first = range_.first(first_label, sum(map(len, groups.values())))
+  first = range_.first(0 if regions else first_label, sum(map(len, groups.values())))
   source = {
     'made_by': 'tools.make_manifest',
     'splits': {name: list(patterns) for name, patterns in splits.items()},
@@ -107,6 +116,7 @@ def make(
     for name, group in groups.items()
   }
   made = manifest.create(described, tasks, source, first)
+  _first_frames(data, made)
   manifest.write(data, made)
   return made
 
@@ -158,17 +168,18 @@ def _describe(
 def _checked_records(
   path: Path, names: '_ClassNames | None', found_labels: '_LabelRange', labels: str
 ) -> Iterator[int]:
-  """Yields the bytes of each record; checks the first one, and labels if names are wanted or of images."""
+  """Yields the bytes of each record; checks the first one, and labels if of images or wanted."""
   of_images = False
   for number, (offset, payload) in enumerate(records.read_records(path)):
     if number == 0:
       of_images = _check_layout(path, payload, labels)
     if names or of_images:
       example = records.parse_sequence_example(payload)
+      where = f'{path}, record {number} at byte {offset}'
       if of_images:
-        found_labels.add(example)
+        found_labels.add(example, where)
       if names:
-        names.add(example, f'{path}, record {number} at byte {offset}')
+        names.add(example, where)
     yield len(payload)
 
 
@@ -204,7 +215,8 @@ def _check_layout(path: Path, payload: bytes, labels: str) -> bool:
   ]
   if missing:
     raise DataError(
-      f'{path}: not of the DMVR / MediaSequence layout: no usable {missing}; {found}; wanted {wanted}.'
+      f'{path}: not of the DMVR / MediaSequence layout: no usable {missing}; {found}; '
+      f'wanted {wanted}.'
     )
   start, length = example.frames[0]
   if payload[start : start + min(length, 2)] != b'\xff\xd8' and not example.is_image:
@@ -212,15 +224,33 @@ def _check_layout(path: Path, payload: bytes, labels: str) -> bool:
   return example.is_image and labels == records.IMAGE_LABEL
 
 
+def _first_frames(data: str | os.PathLike[str], made: manifest.Manifest) -> tuple[int, int, int]:
+  """Number of frames of the first record, and height and width of the first of them.
+
+  Raises:
+    DataError: it cannot be decoded.
+  """
+  shards = next(iter(made.splits.values())).shards
+  path = Path(data) / next(shard.name for shard in shards if shard.examples)
+  offset, payload = next(records.read_records(path))
+  frames = records.parse_sequence_example(payload).frames or ()
+  start, length = frames[0]
+  where = f'{path}, record 0 at byte {offset}: frame 0'
+  height, width, _ = next(decode_frames([payload[start : start + length]], lambda _: where)).shape
+  return len(frames), height, width
+
+
 class _LabelRange:
   """Lowest and highest label of others' images, some of which count from 1."""
 
   def __init__(self) -> None:
-    self._labels: set[int] = set()
+    self._labels: dict[int, str] = {}  # And where each is first.
 
-  def add(self, example: records.ParsedExample) -> None:
+  def add(self, example: records.ParsedExample, where: str) -> None:
     """Takes the labels of a record; what is none of them is left to the index."""
-    self._labels |= {label for label in example.labels or () if isinstance(label, int)}
+    for label in example.labels or ():
+      if isinstance(label, int):
+        self._labels.setdefault(label, where)
 
   def first(self, given: int | None, num_classes: int) -> int:
     """The first class' label: the one given, else the only one that fits.
@@ -239,7 +269,10 @@ class _LabelRange:
     ]
     if not fitting:
       count = 'from 0 or 1' if given is None else f'from --first_label={given}'
-      raise DataError(f'{found}: counted {count} they do not fit. Correct --classes.')
+      raise DataError(
+        f'{found}: counted {count} they do not fit. {low} is in {self._labels[low]}, {high} is in '
+        f'{self._labels[high]}. Correct --classes, or leave out what has no label.'
+      )
     if len(fitting) > 1:
       raise DataError(
         f'{found}: the first may be called 0 or 1. Say which: --first_label=0 or --first_label=1.'
@@ -259,8 +292,8 @@ class _ClassNames:
     indices, texts = example.labels or [], example.label_texts
     if len(indices) != len(texts) or not all(isinstance(text, bytes) for text in texts):
       raise DataError(
-        f'{where}: {len(indices)} labels and {len(texts)} names in {records.LABEL_TEXT!r}, so class '
-        'names cannot be taken from the records. Give them with --classes=FILE.'
+        f'{where}: {len(indices)} labels and {len(texts)} names in {example.label_text_name!r}, so '
+        'class names cannot be taken from the records. Give them with --classes=FILE.'
       )
     if len(indices) != 1 and not self._multi_label:
       raise DataError(
@@ -302,12 +335,8 @@ def summary(data: str | os.PathLike[str], made: manifest.Manifest) -> str:
     lines.append(
       f'  {name:<12} {task.num_classes} classes, {kind}, from {made.source["class_names"]}'
     )
-  first = next(iter(made.splits.values())).shards[0].name
-  _, payload = next(records.read_records(Path(data) / first))
-  frames = records.parse_sequence_example(payload).frames or ()
-  start, length = frames[0]
-  height, width, _ = next(decode_frames([payload[start : start + length]])).shape
-  found = f'{len(frames)} frame{"s" * (len(frames) > 1)}'
+  count, height, width = _first_frames(data, made)
+  found = f'{count} frame{"s" * (count > 1)}'
   lines.append(f'  first record {found} of {width} x {height}')
   if made.first_label:
     lines.append(f'  labels       {made.first_label} in the records is the first class')

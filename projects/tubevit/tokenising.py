@@ -60,7 +60,8 @@ def _take(video: jax.Array, places: np.ndarray, axis: int) -> jax.Array:
   before, after = max(0, -places.min()), max(0, places.max() + 1 - video.shape[axis])
   if before or after:  # Only grown kernels leave the clip.
     video = jnp.pad(video, [(before, after) if a == axis else (0, 0) for a in range(video.ndim)])
-  return jnp.take(video, places + before, axis=axis)
+  # All places are inside; the default mode would compare each with the bounds.
+  return jnp.take(video, places + before, axis=axis, mode='clip')
 
 
 class TubeEmbedding(nn.Module):

@@ -1,5 +1,6 @@
 """Tiny image datasets for tests."""
 
+import zlib
 from pathlib import Path
 
 import cv2
@@ -55,6 +56,20 @@ class TinyImages(tfds.core.GeneratorBasedBuilder):
         'tags': [0, 1][i % 2 :],
       }
       yield f'{i}', example
+
+
+def exif(orientation: int) -> bytes:
+  """What an EXIF segment says of how to turn an image."""
+  tag = b'\x01\x12\x00\x03\x00\x00\x00\x01' + bytes([0, orientation, 0, 0])
+  return b'MM\x00\x2a\x00\x00\x00\x08\x00\x01' + tag + bytes(4)
+
+
+def png_with_exif(png: bytes, orientation: int) -> bytes:
+  """The file with a chunk that says how to turn it."""
+  chunk = b'eXIf' + exif(orientation)
+  size, crc = ((n).to_bytes(4, 'big') for n in (len(chunk) - 4, zlib.crc32(chunk)))
+  end_of_header = 8 + 4 + 4 + 13 + 4
+  return png[:end_of_header] + size + chunk + crc + png[end_of_header:]
 
 
 def image_bytes(i: int) -> bytes:

@@ -62,6 +62,23 @@ def test_replacement_is_the_next_record_of_the_epoch(damaged, tiny_source):
     assert after[i] == (row if row not in (2, 7) else following[0])
 
 
+def test_labels_that_cannot_be_read_are_replaced_too(tiny_source, monkeypatch):
+  dataset = RecordDataset(tiny_source, 'train', TASKS)
+  labels = dataset.labels
+
+  def unlabelled(row):
+    if row == 2:
+      raise DataError('no label')
+    return labels(row)
+
+  monkeypatch.setattr(dataset, 'labels', unlabelled)
+  batches = train_batches(dataset, CLIP, batch_size=10, seed=0, max_bad_records=1)
+  rows = batches.batch_at(0)['row'].tolist()
+  assert sorted({*rows, 2}) == list(range(10)) and 2 not in rows
+  with pytest.raises(DataError, match='^no label$'):
+    train_batches(dataset, CLIP, batch_size=10, seed=0).batch_at(0)
+
+
 def test_beyond_the_budget(damaged):
   message = r'^2 records cannot be used, more than max_bad_records=1 allows:\n  .*\n  .*\n.*--check'
   with pytest.raises(DataError, match=message):

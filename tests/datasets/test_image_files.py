@@ -20,8 +20,7 @@ SMOOTH = 8  # grey levels that JPEG changes of these pictures at most, on averag
 
 def with_exif(jpeg: bytes, orientation: int) -> bytes:
   """The file with an EXIF segment that says how to turn it."""
-  tag = b'\x01\x12\x00\x03\x00\x00\x00\x01' + bytes([0, orientation, 0, 0])
-  body = b'Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x01' + tag + bytes(4)
+  body = b'Exif\x00\x00' + images.exif(orientation)
   return jpeg[:2] + b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body + jpeg[2:]
 
 
@@ -55,6 +54,11 @@ def test_read_gives_what_a_viewer_shows(folder):
   assert np.array_equal(read['1.PNG'], np.repeat(images.pixels(1)[..., :1], 3, axis=2))
   turned = np.rot90(images.pixels(3), -1).astype(int)
   assert read['3.jpeg'].shape == (32, 24, 3) and np.abs(read['3.jpeg'] - turned).mean() < SMOOTH
+
+
+def test_pngs_are_turned_too(tmp_path):
+  (tmp_path / 'a.png').write_bytes(images.png_with_exif(images.encoded(3, '.png'), 6))
+  assert np.array_equal(image_files.read(tmp_path / 'a.png'), np.rot90(images.pixels(3), -1))
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,12 @@ def test_class_names_from_the_records(tmp_path):
   assert made_of(tmp_path / 'more', None, first_label=1).tasks['label'].classes == ('one name',)
 
 
+def test_images_without_class_names_are_told_what_lacks(tmp_path):
+  written(tmp_path, [0], **{'image/class/text': None})
+  with pytest.raises(DataError, match="1 labels and 0 names in 'image/class/text', so class names"):
+    made_of(tmp_path, None)
+
+
 def test_labels_that_could_be_either_are_asked_about(tmp_path):
   written(tmp_path, [1, 2])
   with pytest.raises(
@@ -105,8 +111,10 @@ def test_labels_that_could_be_either_are_asked_about(tmp_path):
 
 @pytest.mark.parametrize(('labels', 'given'), [([0, 3], None), ([1, 4], None), ([0, 1], 1)])
 def test_labels_that_do_not_fit_are_refused(tmp_path, labels, given):
-  with pytest.raises(DataError, match='they do not fit'):
+  with pytest.raises(DataError, match='they do not fit') as error:
     made_of(written(tmp_path, labels), first_label=given)
+  for label, file in zip(labels, ('train-00000-of-00002', 'train-00001-of-00002')):
+    assert f'{label} is in {tmp_path}/{file}.tfrecord, record 0 at byte 12' in str(error.value)
 
 
 def test_index_names_labels_as_stored(tmp_path):
@@ -126,8 +134,13 @@ def test_another_layout_is_refused(tmp_path, missing):
   assert "or of an image 'image/encoded', 'image/class/label'" in str(error.value)
 
 
-def test_pngs_are_read(tmp_path):
-  written(tmp_path, [0], **{'image/encoded': [images.encoded(0, '.png')], 'image/format': [b'PNG']})
+@pytest.mark.parametrize('orientation', [None, 6])
+def test_pngs_are_read(tmp_path, orientation):
+  """As they are stored, like JPEGs, whatever their EXIF orientation says."""
+  png = images.encoded(0, '.png')
+  if orientation:
+    png = images.png_with_exif(png, orientation)
+  written(tmp_path, [0], **{'image/encoded': [png], 'image/format': [b'PNG']})
   made_of(tmp_path)
   dataset = RecordDataset(tmp_path, 'train', {'what': 'label'})
   assert np.array_equal(next(dataset.frames(0, np.zeros(1, int))), images.pixels(0))

@@ -187,3 +187,32 @@ def test_an_unknown_multi_label_group_and_no_half_manifest(directory):
   content = json.loads((directory / manifest.FILE_NAME).read_text())
   assert content['splits']['train']['examples'] == 5
   assert [p.name for p in directory.iterdir() if p.name.endswith('.tmp')] == []
+
+
+def test_a_first_label_of_boxes_is_refused(tmp_path):
+  records.write_split(tmp_path, 'train', [detections.example(labels=[1])], 1)
+  message = failure(
+    tmp_path,
+    {'train': ['train*']},
+    {'action': detections.CLASSES},
+    regions=['action'],
+    first_label=1,
+  )
+  assert message.startswith(
+    '--first_label=1: labels of boxes (--regions=action), and those of clips'
+  )
+
+
+def test_a_first_frame_that_cannot_be_decoded_leaves_no_manifest(directory):
+  broken = [example([0], ['run'], frames=(JPEG[:40], JPEG), key='a'), example([0], ['run'])]
+  records.write_split(directory, 'broken', broken, 1)
+  message = failure(directory, {'train': ['broken-*']})
+  assert f'{directory}/broken-00000-of-00001.tfrecord, record 0 at byte 12: frame 0: ' in message
+  assert 'cannot be decoded' in message
+
+
+def test_an_empty_shard_before_others_is_passed_over(directory):
+  (directory / 'train-0').touch()
+  made = make_manifest.make(directory, {'train': ['train-*']}, {'label': ('run', 'jump')})
+  assert [shard.examples for shard in made.splits['train'].shards] == [0, 3, 2]
+  assert 'first record 2 frames' in ' '.join(make_manifest.summary(directory, made).split())
