@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.tubevit import trunks
 
-EPOCHS = 20  # of the clips
-CLIPS = 960  # of training, as tools.make_demo_data writes them
+EPOCHS = 50  # of the clips
+CLIPS = 320  # of training, as tools.make_demo_data writes them
 BATCH = 16
 SIDE = 48  # px
 DATA = 'data/demo_tubes'
