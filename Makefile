@@ -9,9 +9,11 @@ ACTORS_DATA ?= data/demo_actors
 COFINETUNE_RUNS ?= runs/demo_cofinetune
 RELATIONS_DATA ?= data/demo_relations
 MULTITRAIN_RUNS ?= runs/demo_multitrain
+TUBES_DATA ?= data/demo_tubes
+TUBEVIT_RUNS ?= runs/demo_tubevit
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo demo-cofinetune demo-multitrain test lint types format lock benchmark clean
+.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit test lint types format lock benchmark clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
@@ -34,6 +36,9 @@ demo-cofinetune: $(STAMP)  ## Compare co-finetuning on two small datasets with t
 
 demo-multitrain: $(STAMP)  ## Train on three small datasets at once, with MultiTrain's losses and without
 	$(BIN)/python -m benchmarks.multitrain --data=$(RELATIONS_DATA) --out=$(MULTITRAIN_RUNS)
+
+demo-tubevit: $(STAMP)  ## Train on small clips alone, and on clips and images jointly
+	$(BIN)/python -m benchmarks.tubevit --data=$(TUBES_DATA) --out=$(TUBEVIT_RUNS)
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -60,4 +65,4 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
-	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS)
+	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS) $(TUBES_DATA) $(TUBEVIT_RUNS)

@@ -34,11 +34,13 @@ class Comparison:
     strategies: name on the command line -> name for people.
     metrics: name for people -> metric of the evaluation.
     claims: (strategy, other strategy, metric) where the first should be ahead.
+    title: of the picture.
   """
 
   strategies: Mapping[str, str]
   metrics: Mapping[str, str]
   claims: Sequence[tuple[str, str, str]]
+  title: str = 'Demo data, equal total steps'
 
   def check(self, strategies: Sequence[str]) -> None:
     """Raises ConfigError if one of the strategies is not known."""
@@ -89,7 +91,7 @@ class Comparison:
         axes.plot([x] * len(values), values, '.', color='#1f2430', markersize=4)
     axes.set_xticks(range(len(self.metrics)), list(self.metrics))
     axes.set_ylabel('percent')
-    axes.set_title('Demo data, equal total steps', loc='left', fontsize=11)
+    axes.set_title(self.title, loc='left', fontsize=11)
     axes.spines[['top', 'right']].set_visible(False)
     axes.legend(frameon=False)
     FigureCanvasAgg(figure).print_png(path)

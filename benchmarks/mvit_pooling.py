@@ -13,24 +13,17 @@ operations that only move data (copies and transposes) it could not fuse into ot
 import dataclasses
 import functools
 import math
-import re
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks import forms
 from models.attention import dot_product_attention
 from projects.multitrain import pooling_attention as ours
 from tools import command
-from train_lib import hlo
-from train_lib.experiment import MeshConfig
-from train_lib.mesh import make_mesh, on_mesh
-from train_lib.topologies import topology
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Clips in a batch.')
 _STAGES = flags.DEFINE_list('stages', ['2', '3', '4'], 'Stages of the 32x3 model, of 1 to 4.')
@@ -115,13 +108,6 @@ def attention(pool, stage: Stage, inputs: jax.Array, weights: dict[str, jax.Arra
   return jnp.einsum('bnhd,hdc->bnc', attended, weights['out'])
 
 
-def programs(pool, stage: Stage) -> dict[str, Callable[..., jax.Array]]:
-  """The attention, and the gradients of something that needs all of it."""
-  forward = functools.partial(attention, pool, stage)
-  loss = lambda *arrays: jnp.sum(forward(*arrays).astype(jnp.float32) ** 2)  # noqa: E731
-  return {'forward': forward, 'and backward': jax.grad(loss, (0, 1))}
-
-
 def arguments(stage: Stage, width: int, dtype) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Inputs, and the weights of a block whose heads have `width` channels."""
   size = stage.heads * width
@@ -134,49 +120,20 @@ def arguments(stage: Stage, width: int, dtype) -> tuple[jax.Array, dict[str, jax
   return inputs, {name: make(shape) for name, shape in shapes.items()}
 
 
-def measured(stage: Stage, kind: str) -> dict[str, str]:
-  """Form -> milliseconds and ratio, after a check that the forms agree."""
-  arrays = arguments(stage, 96 // _SHRINK.value, jnp.float32)
-  runs = {name: jax.jit(programs(form, stage)[kind]) for name, form in FORMS.items()}
-  results = [jax.tree.leaves(run(*arrays)) for run in runs.values()]
-  for other in results[1:]:
-    for a, b in zip(results[0], other):
-      np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())
-  rounds = [
-    {name: _seconds(run, arrays) for name, run in runs.items()} for _ in range(_ROUNDS.value)
-  ]
-  first = next(iter(FORMS))
-  return {
-    name: f'{1e3 * statistics.median(r[name] for r in rounds):9.2f} ms'
-    f'{statistics.median(r[name] / r[first] for r in rounds):9.3f} x'
-    for name in FORMS
-  }
-
-
-def _seconds(run: Callable[..., jax.Array], arrays) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(run(*arrays))
-  return time.perf_counter() - start
-
-
-def estimated(stage: Stage, kind: str) -> dict[str, str]:
-  """Form -> milliseconds by the TPU compiler's schedule, which counts no kernels, and moves."""
-  chips = topology(_TOPOLOGY.value)
-  mesh = make_mesh(MeshConfig(data=chips.chips), chips.devices())
-  shapes = jax.eval_shape(lambda: arguments(stage, 96, jnp.bfloat16))
-  whole = NamedSharding(mesh, PartitionSpec())
-  abstract = jax.tree.map(lambda x: x.update(sharding=whole), shapes)
-  rows = {}
+def rows(stage: Stage, kind: str) -> dict[str, str]:
+  """Form -> what was measured or estimated."""
+  real = not _TOPOLOGY.value
+  size = (96 // _SHRINK.value, jnp.float32) if real else (96, jnp.bfloat16)
+  make = functools.partial(arguments, stage, *size)
+  arrays = make() if real else jax.eval_shape(make)
+  programs = {}
   for name, form in FORMS.items():
-    lowered = jax.jit(on_mesh(mesh, programs(form, stage)[kind])).lower(*abstract)
-    text = lowered.compile().as_text()
-    moves = re.findall(
-      r'^\s+(?:ROOT )?%(?:copy|transpose)[\w.\-]* = (\S+) (?:copy|transpose|fusion)', text, re.M
-    )
-    size = sum(map(hlo.array_bytes, moves)) / 2**20
-    cycles = 1e3 * hlo.schedule(text).cycles / chips.chip.clock
-    rows[name] = f'{cycles:9.2f} ms{len(moves):6} moves of {size:6.1f} MiB'
-  return rows
+    forward = functools.partial(attention, form, stage)
+    run = forward if kind == 'forward' else forms.with_gradients(forward, (0, 1))
+    programs[name] = (run, arrays)
+  if real:
+    return forms.measured(programs, _ROUNDS.value, alike=FORMS)
+  return forms.estimated(programs, _TOPOLOGY.value)
 
 
 def main() -> None:
@@ -185,8 +142,7 @@ def main() -> None:
   print(f'{_BATCH_SIZE.value} clips, {device}')
   for number in _STAGES.value:
     for kind in ('forward', 'and backward'):
-      rows = (estimated if _TOPOLOGY.value else measured)(STAGES[number], kind)
-      for name, row in rows.items():
+      for name, row in rows(STAGES[number], kind).items():
         print(f'stage {number}  {kind:<14}{name:<34}{row}', flush=True)
 
 

@@ -1,10 +1,10 @@
-"""Two procedural datasets that share what they show: images of patterned shapes, and clips of the same.
+"""Two procedural datasets that share what they show: images of striped shapes, and clips of the same.
 
-`write_images` makes many images of 8 appearances, a shape with a pattern in it. `write_clips` makes few
-clips, in which one of these moves in one of 4 ways: 32 classes, told apart by the appearance, which any
-frame shows, and the motion, which only the order of frames does. Colours are random, discs with a
-pattern of their own lie around, and backgrounds and noise of images and clips differ, so that no colour
-and no corner gives a class away. Never flip the clips: left and right are labels.
+`write_images` makes many images of 8 appearances, the direction and width of a shape's stripes.
+`write_clips` makes few clips, in which such a shape moves in one of 4 ways: 32 classes, told apart by the
+appearance, which any frame shows, and the motion, which only the order of frames does. Shapes and colours
+are random, and backgrounds and noise of images and clips differ, so that no colour and no corner gives a
+class away. Never flip them: left and right, rising and falling are labels.
 """
 
 import dataclasses
@@ -20,30 +20,29 @@ from datasets import demo, demo_actors, demo_relations, manifest, records
 IMAGE_GROUP = 'appearance'
 CLIP_GROUP = 'action'
 
-SHAPES = {
-  'ring': demo.polar(*((15 * i, 1.0) for i in range(25)), *((-15 * i, 0.45) for i in range(25))),
-  'cross': np.array([
-    (1, 0.36), (0.36, 0.36), (0.36, 1), (-0.36, 1), (-0.36, 0.36), (-1, 0.36),
-    (-1, -0.36), (-0.36, -0.36), (-0.36, -1), (0.36, -1), (0.36, -0.36), (1, -0.36),
-  ]),
-  'star': demo.polar(*((36 * i, (1.1, 0.5)[i % 2]) for i in range(10))),
-  'triangle': demo.polar((0, 1.15), (120, 1.15), (240, 1.15)),
-}  # fmt: skip
-"""Name -> outline."""
+OUTLINES = (
+  demo.polar(*((15 * i, 1.0) for i in range(24))),
+  demo.polar((45, 1.2), (135, 1.2), (225, 1.2), (315, 1.2)),
+  demo.polar((90, 1.25), (210, 1.25), (330, 1.25)),
+)
+"""Shapes that any class may have."""
 
-PATTERNS = ('striped', 'chequered')
-APPEARANCES = tuple(f'{pattern} {shape}' for pattern in PATTERNS for shape in SHAPES)
+PERIODS = {'broad': 12.0, 'fine': 6.0}
+"""Width -> px from one stripe to the next of its colour."""
+
+DIRECTIONS = {'level': 0.0, 'rising': 45.0, 'upright': 90.0, 'falling': 135.0}
+"""Name -> angle of the stripes, degrees anticlockwise."""
+
+APPEARANCES = tuple(f'{width} {direction} stripes' for width in PERIODS for direction in DIRECTIONS)
 """Classes of the images."""
 
 MOTIONS = ('moves left', 'moves right', 'grows', 'shrinks')
 """Each is the time reversal of a neighbour."""
 
-CLASSES = tuple(f'{appearance} {motion}' for appearance in APPEARANCES for motion in MOTIONS)
+CLASSES = tuple(f'{appearance}: {motion}' for appearance in APPEARANCES for motion in MOTIONS)
 """Classes of the clips: number `4 * appearance + motion`."""
 
 _VERSION = 1
-_BANDS = 2  # of a pattern, light and dark, within the diameter
-_DISC = demo.polar(*((30 * i, 1.0) for i in range(12)))
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -104,9 +103,8 @@ def _images(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes]
     still = demo.background(rng)
     # As it might be seen at some moment of a clip.
     moving = _actor(rng, label, MOTIONS[rng.integers(len(MOTIONS))], still)
-    actors = [*_discs(rng, 3, still), _at(moving, int(rng.integers(demo.NUM_FRAMES)))]
-    placed = [demo_actors.put(actor, rng.random(2)) for actor in actors]
-    scene = demo.Scene(still, placed, noise.draw(rng)[:1])
+    moment = _at(moving, int(rng.integers(demo.NUM_FRAMES)))
+    scene = demo.Scene(still, [demo_actors.put(moment, rng.random(2))], noise.draw(rng)[:1])
     yield _record(scene, label, APPEARANCES[label], f'{split}-{number:05d}', 0)
 
 
@@ -116,9 +114,8 @@ def _clips(rng: np.random.Generator, split: str, count: int) -> Iterator[bytes]:
     label = number % len(CLASSES)
     appearance, motion = divmod(label, len(MOTIONS))
     still = demo_relations.mosaic(rng)
-    actors = [*_discs(rng, 2, still), _actor(rng, appearance, MOTIONS[motion], still)]
-    placed = [demo_actors.put(actor, rng.random(2)) for actor in actors]
-    scene = demo.Scene(still, placed, 2 * noise.draw(rng))
+    moving = _actor(rng, appearance, MOTIONS[motion], still)
+    scene = demo.Scene(still, [demo_actors.put(moving, rng.random(2))], 2 * noise.draw(rng))
     yield _record(scene, label, CLASSES[label], f'{split}-{number:05d}', demo.FRAME_RATE)
 
 
@@ -138,58 +135,50 @@ def _record(scene: demo.Scene, label: int, name: str, key: str, frame_rate: floa
 
 
 @dataclasses.dataclass(frozen=True)
-class _Patterned(demo.Actor):
-  """A shape of two colours, in stripes or a chequerboard that turn, grow and move with it."""
+class _Striped(demo.Actor):
+  """A shape with stripes of two colours, which move with it but do not grow."""
 
   second: _Array  # [3] uint8
-  chequered: bool
-  phase: _Array  # [2], of the pattern
+  direction: float  # degrees anticlockwise
+  period: float  # px
+  phase: float
 
   def paint(self, frame: int, left: int, top: int, width: int, height: int) -> _Array:
     """Colours of a frame's window, float32 [height, width, 3]."""
     x = np.arange(left, left + width)[None] - self.centre[frame, 0]
     y = np.arange(top, top + height)[:, None] - self.centre[frame, 1]
-    cos, sin = math.cos(self.angle[frame]), math.sin(self.angle[frame])
-    scale = _BANDS * np.pi / self.radius[frame]
-    along = np.sin((x * cos + y * sin) * scale + self.phase[0])
-    across = np.sin((y * cos - x * sin) * scale + self.phase[1]) if self.chequered else 1.0
+    angle = math.radians(self.direction)
+    across = x * math.sin(angle) + y * math.cos(angle)  # y points down
+    wave = np.sin(2 * np.pi * across / self.period + self.phase)
     # Soft edges of about a pixel.
-    share = np.clip(0.5 + 2 * along * across, 0, 1)[..., None]
+    share = np.clip(0.5 + 1.5 * wave, 0, 1)[..., None]
     colours: _Array = (share * self.colour + (1 - share) * self.second).astype(np.float32)
     return colours
 
 
-def _patterned(
-  rng: np.random.Generator, actor: demo.Actor, outline: _Array, chequered: bool, still: _Array
-) -> _Patterned:
-  """The actor with another outline and two colours, both off the background's."""
-  ground = still.mean(axis=(0, 1))
-  between = 0.4 * actor.colour + 0.6 * ground + rng.uniform(-15, 15, 3)
-  colours = [actor.colour, np.clip(between, 0, 255).astype(np.uint8)]
+def _actor(rng: np.random.Generator, appearance: int, motion: str, still: _Array) -> _Striped:
+  """An actor around the origin; one of its colours lies between the other and the background's."""
+  width, direction = divmod(appearance, len(DIRECTIONS))
+  drawn = demo_actors.draw_actor(rng, motion, 0, rng.uniform(12, 15), still)
+  between = 0.4 * drawn.colour + 0.6 * still.mean(axis=(0, 1)) + rng.uniform(-15, 15, 3)
+  colours = [drawn.colour, np.clip(between, 0, 255).astype(np.uint8)]
   if rng.random() < 0.5:
     colours.reverse()
-  fields = {field.name: getattr(actor, field.name) for field in dataclasses.fields(actor)}
-  fields |= {'outline': outline, 'colour': colours[0], 'second': colours[1]}
-  return _Patterned(**fields, chequered=chequered, phase=rng.uniform(0, 2 * np.pi, 2))
+  return _Striped(
+    outline=OUTLINES[rng.integers(len(OUTLINES))],
+    colour=colours[0],
+    centre=drawn.centre,
+    radius=drawn.radius,
+    angle=drawn.angle,
+    opacity=drawn.opacity,
+    second=colours[1],
+    direction=list(DIRECTIONS.values())[direction],
+    period=list(PERIODS.values())[width],
+    phase=rng.uniform(0, 2 * np.pi),
+  )
 
 
-def _actor(rng: np.random.Generator, appearance: int, motion: str, still: _Array) -> _Patterned:
-  pattern, shape = divmod(appearance, len(SHAPES))
-  drawn = demo_actors.draw_actor(rng, motion, 0, rng.uniform(11, 13), still)
-  return _patterned(rng, drawn, list(SHAPES.values())[shape], pattern == 1, still)
-
-
-def _discs(rng: np.random.Generator, count: int, still: _Array) -> list[_Patterned]:
-  """Small discs that stand still, of either pattern."""
-  found = []
-  for _ in range(count):
-    drawn = demo_actors.draw_actor(rng, 'moves left', 0, rng.uniform(5, 7), still)
-    frozen = dataclasses.replace(drawn, centre=np.zeros_like(drawn.centre))
-    found.append(_patterned(rng, frozen, _DISC, bool(rng.random() < 0.5), still))
-  return found
-
-
-def _at(actor: _Patterned, frame: int) -> _Patterned:
+def _at(actor: _Striped, frame: int) -> _Striped:
   """The actor in one frame alone."""
   moment = np.s_[frame : frame + 1]
   return dataclasses.replace(

@@ -14,9 +14,10 @@ class Features:
       N is. For ViViT's factorised encoder these are the spatial encoder's tokens after its
       `encoder_norm`, with what its `temporal_context` makes of them, so N = nt * nh * nw there too.
     pooled: [B, C], the clip's representation: what a classifier reads.
-    grid: (nt, nh, nw), static; an ROI head needs it to lay `tokens` out in space.
+    grid: (nt, nh, nw), static; an ROI head needs it to lay `tokens` out in space. None if they lie on
+      no one grid; their order is then the trunk's to say.
   """
 
   tokens: jax.Array
   pooled: jax.Array
-  grid: tuple[int, int, int] = struct.field(pytree_node=False)
+  grid: tuple[int, int, int] | None = struct.field(pytree_node=False)

@@ -153,10 +153,16 @@ class DetectionHead(OutputLayers, kw_only=True):
       float32 logits [B, N, K].
 
     Raises:
-      ConfigError: `pool` is unknown, or `output_size` is not two positive numbers.
+      ConfigError: `pool` is unknown, `output_size` is not two positive numbers, or the tokens lie on
+        no one grid.
     """
     if self.pool not in ('max', 'mean'):
       raise ConfigError(f"head.pool={self.pool!r}: expected 'max' or 'mean'.")
+    if features.grid is None:
+      raise ConfigError(
+        'DetectionHead: boxes need tokens on one grid (t, h, w), and those of this trunk are on '
+        'none. Use another trunk, or a head of whole clips such as models.heads:LinearHead.'
+      )
     batch, _, width = features.tokens.shape
     image = features.tokens.reshape(batch, *features.grid, width).mean(axis=1)  # [B, nh, nw, C]
     size = jnp.asarray(features.grid[1:] * 2, jnp.float32)  # nh, nw, nh, nw

@@ -66,6 +66,10 @@ def _values(experiment: Experiment, name: str, result: cost.Cost) -> dict:
       {'stage': stage, 'sequences': sequences, 'tokens': tokens}
       for stage, sequences, tokens in result.stages
     ],
+    'tokenisers': [
+      {'name': name, 'tokens': tokens, 'parameters': parameters}
+      for name, tokens, parameters in result.tokenisers
+    ],
   }
 
 

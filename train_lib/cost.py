@@ -30,6 +30,7 @@ class Cost:
     training: The parameters and the FLOPs of a forward pass with every head and the objective, where
       the objective has parameters of its own; the model alone is what inference needs. None: as above.
     stages: (stage, sequences, tokens in each).
+    tokenisers: (name, tokens, parameters) of what makes the tokens, for a trunk that has several.
   """
 
   input_shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class Cost:
   flops: float
   training: tuple[int, float] | None
   stages: list[tuple[str, int, int]]
+  tokenisers: list[tuple[str, int, int]]
 
 
 def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
@@ -71,7 +73,8 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
   if own is not None:
     training = parameters + count(own), _flops(with_objective, variables, own, inputs)
   flops = _flops(forward, variables, inputs)
-  return Cost(shape, parameters, flops, training, model.trunk.stages(shape))
+  tokenisers = model.trunk.tokenisers(shape) if hasattr(model.trunk, 'tokenisers') else []
+  return Cost(shape, parameters, flops, training, model.trunk.stages(shape), tokenisers)
 
 
 def _flops(function: Any, *inputs: Any) -> float:

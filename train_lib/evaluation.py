@@ -15,6 +15,7 @@ from datasets.dataset import VideoDataset
 from datasets.examples import PADDING_ROW, unreadable_row
 from errors import PreemptedError, ShardingError
 from train_lib import data, pictures
+from train_lib.average_precision import average_precisions
 from train_lib.console import progress
 from train_lib.files import write_atomically
 from train_lib.program import Program
@@ -35,11 +36,13 @@ class TaskPredictions:
     top_classes: [N, <=5] int, best first.
     top_probabilities: [N, <=5] float32.
     labels: [N] int, or [N, K] multi-hot.
+    probabilities: [N, K] float32 of all classes, of a task with several labels a clip; else None.
   """
 
   top_classes: np.ndarray
   top_probabilities: np.ndarray
   labels: np.ndarray
+  probabilities: np.ndarray | None = None
 
   @property
   def correct(self) -> np.ndarray:
@@ -47,6 +50,12 @@ class TaskPredictions:
     if self.labels.ndim == 1:
       return np.asarray(self.top_classes[:, 0] == self.labels)
     return np.take_along_axis(self.labels, self.top_classes[:, :1], 1)[:, 0] > 0
+
+  def multi_hot(self, classes: int) -> np.ndarray:
+    """[N, K] bool: which of the K classes are labels."""
+    if self.labels.ndim > 1:
+      return self.labels > 0
+    return self.labels[:, None] == np.arange(classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +120,10 @@ def evaluate(
       f'Evaluation saw {int(keep.sum())} rows of the {len(dataset)} in split {dataset.split!r}, not '
       'each once: the processes do not read the parts of the batch that their devices hold.'
     )
+  parts = ('top_classes', 'top_probabilities', 'label', 'label_probabilities')
   predictions = {
     task: TaskPredictions(
-      *(
-        np.concatenate([o[part][task] for o in outputs])[keep]
-        for part in ('top_classes', 'top_probabilities', 'label')
-      )
+      *(np.concatenate([o[p][task] for o in outputs])[keep] for p in parts if task in outputs[0][p])
     )
     for task in outputs[0]['top_classes']
   }
@@ -255,43 +262,61 @@ def _write_pictures(
   files = []
   clip = program.experiment.datasets[name].clip
   for task, predictions in evaluation.predictions.items():
-    if predictions.labels.ndim > 1:
-      continue  # A confusion matrix needs one label a clip.
     names = dataset.class_names(task)
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(confusion, (predictions.labels, predictions.top_classes[:, 0]), 1)
-    files.append(folder / f'confusion_{task}.png')
-    pictures.confusion_matrix_png(files[-1], confusion, names)
+    if predictions.probabilities is None:
+      confusion = np.zeros((len(names), len(names)), np.int64)
+      np.add.at(confusion, (predictions.labels, predictions.top_classes[:, 0]), 1)
+      files.append(folder / f'confusion_{task}.png')
+      pictures.confusion_matrix_png(files[-1], confusion, names)
+      chosen, titles = _wrong_and_right(predictions), ('Wrong', 'Right')
+    else:  # A confusion matrix needs one label a clip.
+      chosen, titles = _worst_and_best(predictions, len(names)), ('Worst', 'Best')
     files.append(folder / f'clips_{task}.png')
-    pictures.contact_sheet_png(
-      files[-1], _sheet_clips(evaluation.rows, predictions, names, clip, dataset)
-    )
+    shown = [
+      _sheet_clip(evaluation, task, int(place), good, clip, dataset)
+      for good, places in zip((False, True), chosen)
+      for place in places
+    ]
+    pictures.contact_sheet_png(files[-1], shown, titles)
   return files
 
 
-def _sheet_clips(
-  rows: np.ndarray,
-  predictions: TaskPredictions,
-  names: Any,
-  clip: ClipConfig,
-  dataset: VideoDataset,
-) -> list[pictures.Clip]:
+def _wrong_and_right(predictions: TaskPredictions) -> tuple[np.ndarray, np.ndarray]:
   """The most confident mistakes, and right clips spread over the split."""
   correct = predictions.correct
   wrong = np.flatnonzero(~correct)
   wrong = wrong[np.argsort(-predictions.top_probabilities[wrong, 0], kind='stable')][:SHEET_CLIPS]
   right = np.flatnonzero(correct)
-  right = right[np.linspace(0, len(right) - 1, min(SHEET_CLIPS, len(right))).astype(int)]
-  return [
-    pictures.Clip(
-      clips.view_clips(dataset, clip, int(rows[i]), 1, 1)[0],
-      names[int(predictions.labels[i])],
-      [
-        (names[int(k)], float(p))
-        for k, p in zip(predictions.top_classes[i], predictions.top_probabilities[i])
-      ],
-      bool(correct[i]),
-      dataset.key(int(rows[i])),
-    )
-    for i in [*wrong, *right]
-  ]
+  return wrong, right[np.linspace(0, len(right) - 1, min(SHEET_CLIPS, len(right))).astype(int)]
+
+
+def _worst_and_best(predictions: TaskPredictions, classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """Of the clips with labels, by the average precision of those among all classes."""
+  probabilities = np.asarray(predictions.probabilities)
+  precision = average_precisions(probabilities.T, predictions.multi_hot(classes).T)
+  order = np.argsort(precision, kind='stable')[: np.sum(~np.isnan(precision))]
+  shown = min(2 * SHEET_CLIPS, len(order))
+  return order[: (shown + 1) // 2], order[::-1][: shown // 2]
+
+
+def _sheet_clip(
+  evaluation: Evaluation,
+  task: str,
+  place: int,
+  good: bool,
+  clip: ClipConfig,
+  dataset: VideoDataset,
+) -> pictures.Clip:
+  """The clip at a place of the predictions, with its first view's frames."""
+  predictions, names = evaluation.predictions[task], dataset.class_names(task)
+  row = int(evaluation.rows[place])
+  labels = [names[k] for k in np.flatnonzero(predictions.multi_hot(len(names))[place])]
+  best = zip(predictions.top_classes[place], predictions.top_probabilities[place])
+  return pictures.Clip(
+    clips.view_clips(dataset, clip, row, 1, 1)[0],
+    ', '.join(labels),
+    [(names[int(k)], float(p)) for k, p in best],
+    good,
+    dataset.key(row),
+    labels,
+  )

@@ -93,6 +93,11 @@ class TaskConfig:
     """Whether labels belong to boxes of the clip."""
     return bool(getattr(self.head.target, 'takes_boxes', False))
 
+  @property
+  def multi_label(self) -> bool:
+    """Whether a whole clip has several labels, which evaluations score by mean average precision."""
+    return self.loss == 'sigmoid' and not self.on_boxes
+
   def __post_init__(self) -> None:
     if self.on_boxes and self.loss != 'sigmoid':
       raise ConfigError(
@@ -192,7 +197,8 @@ class EvaluationConfig:
       sigmoid.
     joint_tasks: Metric name -> tasks whose top-scoring combination must be right, such as
       `{'action': ('verb', 'noun')}` of Epic Kitchens.
-    pictures: Whether to write the confusion matrix and the contact sheet.
+    pictures: Whether to write the confusion matrix (of several labels a clip, the chart of average
+      precision by class) and the contact sheet.
   """
 
   every: str
@@ -310,6 +316,8 @@ class Experiment:
         continue
       top = ('top1', 'top5') if config.loss == 'softmax' else ('hit1',)
       scored = config.protocol.target.METRICS if config.protocol else ()
+      if config.multi_label:
+        scored = ('mAP',)
       names += [f'{metric}/{task}' for metric in ('loss', *top, *scored)]
     return names + [f'top{k}/{joint}' for joint in self.evaluation.joint_tasks for k in (1, 5)]
 

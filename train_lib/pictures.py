@@ -24,17 +24,19 @@ class Clip(NamedTuple):
 
   Attributes:
     frames: [T, H, W, 3] uint8.
-    true_name: name of the true class.
+    title: what the clip shows: the name of the true class, or of several.
     predictions: (class name, probability in [0, 1]), best first.
     correct: whether the best prediction is right: green, else red.
     key: the clip's id, shown so that it can be found.
+    true_names: names of the true classes, whose predictions are marked.
   """
 
   frames: np.ndarray
-  true_name: str
+  title: str
   predictions: Sequence[tuple[str, float]]
   correct: bool
   key: str = ''
+  true_names: Sequence[str] = ()
 
 
 class Sample(NamedTuple):
@@ -212,12 +214,17 @@ def _list_confusions(
 # --- Contact sheet ---
 
 
-def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> None:
+def contact_sheet_png(
+  path: str | os.PathLike[str],
+  clips: Sequence[Clip],
+  titles: tuple[str, str] = ('Wrong', 'Right'),
+) -> None:
   """Draws clips as strips of up to 8 frames, wrong ones above right ones, written atomically.
 
   Args:
     path: the PNG file; its folder exists.
     clips: what to draw.
+    titles: above those that are not `correct`, and those that are.
 
   Raises:
     DataError: frames of another shape or dtype.
@@ -227,7 +234,7 @@ def contact_sheet_png(path: str | os.PathLike[str], clips: Sequence[Clip]) -> No
   right = [clip for clip in clips if clip.correct]
   sections = [
     _Section(title, f'{len(found)} clip{"s" * (len(found) > 1)}', color, found)
-    for title, color, found in (('Wrong', _WRONG, wrong), ('Right', _RIGHT, right))
+    for title, color, found in zip(titles, (_WRONG, _RIGHT), (wrong, right))
     if found
   ]
   save_png(_draw_sheet(sections, 8.8), Path(path))
@@ -364,14 +371,14 @@ def _draw_lines(axes: Axes, sample: Sample, left: float, top: float) -> None:
 
 
 def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -> None:
-  """The true name above a bar per prediction."""
-  title = shorten(clip.true_name, 24)
+  """The true name, or names, above a bar per prediction."""
+  title = shorten(clip.title, 24)
   axes.text(left, top + 0.1, title, color=_INK, fontsize=10, weight='bold', va='center')
   right, key = left + 3.0, shorten(clip.key, 24)
   axes.text(right, top + 0.1, key, color=_MUTED, fontsize=6.5, va='center', ha='right')
   for row, (name, probability) in enumerate(clip.predictions[:4]):
     y = top + 0.34 + 0.21 * row
-    is_true = name == clip.true_name
+    is_true = name in clip.true_names
     axes.barh(y, 0.6, height=0.11, left=left, color='#eef0f3')
     axes.barh(y, 0.6 * probability, height=0.11, left=left, color=_RIGHT if is_true else '#9aa3b2')
     text_color = _INK if is_true else _MUTED

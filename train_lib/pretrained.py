@@ -15,11 +15,15 @@ import jax
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
+from models import interpolation
 from train_lib import pretrained_vit as vit
 from train_lib.state import OBJECTIVE
 
 POSITION_MODES = ('auto', 'copy', 'tile', 'resize', 'resize_tile')
 _KERNEL = 'trunk/embedding/kernel'
+# A trunk that makes tokens in several ways names what does so `tube_NAME`; a kernel they share is its own.
+_TUBE = re.compile(r'trunk/(?:tube_[^/]+/|shared_)(kernel|bias)')
+_TUBE_KERNELS = ('trunk/tube_*/kernel', 'trunk/shared_kernel')
 _OBJECTIVE = f'{OBJECTIVE}/*'
 _HEAD_LEAVES = ('output_projection/*', 'pre_logits/*', 'MAPHead_0/*', 'heads_*')
 
@@ -31,10 +35,12 @@ class InitFromConfig:
   Attributes:
     path: checkpoint file.
     kernel_inflation: 2-D to 3-D kernels: 'central_frame' (Eq. 9), 'average' (Eq. 8), 'average_arp',
-      or 'none': the kernel stays as initialised (Table 1, random initialisation).
+      or 'none': the kernel stays as initialised (Table 1, random initialisation). A trunk with several
+      kernels over pixels, `tube_NAME/kernel`, gets all of them from an image model's one, as
+      `pretrained_vit.fit_kernel` says.
     position_embedding: 'copy', 'tile' (repeat in time, sec. 3.4), 'resize', 'resize_tile' (resize
       each frame's table, then repeat it) or 'auto': whichever of these the sizes call for.
-    position_resize: one of `pretrained_vit.RESIZE_METHODS`.
+    position_resize: one of `interpolation.METHODS`.
     source_grid: (nt, nh, nw) of the checkpoint's tokens, needed if it is not to be guessed: images
       that are not square, or a ViViT table whose length has two readings.
     class_token: 'copy' to Model 1 and to Model 2's spatial encoder, or 'scenic': Model 1 only.
@@ -65,7 +71,7 @@ class InitFromConfig:
     for field, choices in (
       ('kernel_inflation', (*vit.INFLATION_METHODS, 'none')),
       ('position_embedding', POSITION_MODES),
-      ('position_resize', vit.RESIZE_METHODS),
+      ('position_resize', interpolation.METHODS),
       ('class_token', ('copy', 'scenic')),
     ):
       if getattr(self, field) not in choices:
@@ -77,7 +83,8 @@ class Row:
   """What became of one leaf; `target` or `source` is '' if there is none.
 
   Attributes:
-    status: 'loaded', 'resized' (positions), 'inflated' (kernel), 'new' or 'skipped'.
+    status: 'loaded', 'resized' (positions), 'inflated' (a kernel, or the bias that belongs to it),
+      'new' or 'skipped'.
     how: what was done to the array, '' for a plain copy.
   """
 
@@ -147,7 +154,7 @@ def load_pretrained(
   params: Mapping[str, Any],
   source: str | Mapping[str, Any],
   *,
-  grid: Sequence[int],
+  grid: Sequence[int] | None,
   options: InitFromConfig,
   name: str = 'arrays',
 ) -> tuple[dict[str, Any], LoadReport]:
@@ -157,7 +164,8 @@ def load_pretrained(
     params: {'trunk': ..., 'heads_<task>': ...} of a VideoModel, and `'objective'` if that has any;
       arrays or ShapeDtypeStructs, boxed or not.
     source: file, or its arrays as a flat or nested mapping.
-    grid: (nt, nh, nw), the trunk's tokens for the input it will train on (`trunk.grid(shape)`).
+    grid: (nt, nh, nw), the trunk's tokens for the input it will train on (`trunk.grid(shape)`); None
+      for a trunk without position tables.
     options: how to fit them.
     name: where the arrays are from, for messages; a file has its own name.
 
@@ -176,7 +184,7 @@ def load_pretrained(
     arrays = vit.flatten(source)
   targets = flax.traverse_util.flatten_dict(flax.core.meta.unbox(dict(params)), sep='/')
   checkpoint = vit.canonicalise(arrays, _num_heads(targets), name)
-  plan = _Plan(targets, checkpoint, tuple(grid), options)
+  plan = _Plan(targets, checkpoint, tuple(grid or ()), options)
   results = plan.fill()
   plan.check()
   rows = tuple(plan.rows) + tuple(plan.skipped())
@@ -290,8 +298,10 @@ class _Plan:
       skipped.extend(_HEAD_LEAVES)
     if not self.checkpoint.is_video:
       if self.options.kernel_inflation == 'none':
-        new.append(_KERNEL)
+        new += [_KERNEL, *_TUBE_KERNELS]
         skipped.append('embedding/kernel')
+      if not any(path.endswith('/pos_embedding') for path in self.targets):
+        skipped.append(vit.POSITIONS)  # The model's positions are fixed, or there are none.
       new += ['trunk/TemporalTransformer/*', 'trunk/cls_TemporalTransformer', 'trunk/*_time/*']
       if not self.target_has_class:
         skipped.append('cls')
@@ -312,8 +322,13 @@ class _Plan:
       return (path if named else name) if self.options.load_head else ''
     if self.checkpoint.is_video:
       return name
-    if path == _KERNEL and self.options.kernel_inflation == 'none':
+    tube = _TUBE.fullmatch(path)
+    if self.options.kernel_inflation == 'none' and (
+      path == _KERNEL or (tube and tube[1] == 'kernel')
+    ):
       return ''
+    if tube:
+      return f'embedding/{tube[1]}'
     if name == 'cls_SpatialTransformer' and self.options.class_token == 'copy':
       return 'cls'
     renames = [
@@ -339,6 +354,9 @@ class _Plan:
     if path == _KERNEL and (array.ndim, leaf.ndim) == (4, 5):
       method = self.options.kernel_inflation
       return 'inflated', vit.inflate_kernel(array, leaf.shape[0], method), method
+    if not self.checkpoint.is_video and _TUBE.fullmatch(path):
+      fitted, how = vit.fit_kernel(array, leaf.shape, self.options.kernel_inflation)
+      return 'inflated' if how else 'loaded', fitted, how
     return 'loaded', array, ''
 
   def _fit_positions(self, path: str, leaf: Any, array: np.ndarray) -> tuple[np.ndarray, str]:
@@ -358,7 +376,7 @@ class _Plan:
           "set 'resize_tile'."
         )
       table = vit.resize_table(table.reshape(*source, -1), target, method)
-      how.append(f'{method} {"x".join(map(str, source))} to {"x".join(map(str, target))}')
+      how.append(f'{method} {vit.by(source)} to {vit.by(target)}')
     if repeats > 1:
       if mode == 'resize':
         raise ConfigError(

@@ -21,6 +21,7 @@ from etils import epath
 from flax import serialization
 
 from errors import CheckpointMismatchError, ConfigError
+from models.interpolation import axis_weights
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,13 +36,6 @@ _SAFETENSORS_DTYPES: dict[str, Any] = {
   'I64': np.int64,
   'I32': np.int32,
 }
-RESIZE_METHODS = (
-  'scenic',
-  'bilinear',
-  'bilinear_antialias',
-  'bicubic',
-  'bicubic_antialias',
-)
 INFLATION_METHODS = ('central_frame', 'average', 'average_arp')
 
 
@@ -129,8 +123,10 @@ def canonicalise(arrays: Arrays, num_heads: int, name: str = 'arrays') -> Source
   for layout, is_layout, convert in _LAYOUTS:
     if is_layout(set(arrays)):
       canonical = convert(arrays, num_heads)
-      kernel = canonical['embedding/kernel']
-      is_video = kernel.ndim == 5 or any('SpatialTransformer/' in key for key in canonical)
+      is_video = any(
+        'SpatialTransformer/' in key or (key.endswith('kernel') and array.ndim == 5)
+        for key, array in canonical.items()
+      )
       return Source(name, layout, canonical, is_video)
   known = ', '.join(layout for layout, _, _ in _LAYOUTS)
   raise CheckpointMismatchError(
@@ -251,7 +247,7 @@ def _from_timm(arrays: Arrays, num_heads: int) -> Arrays:
         split[key.replace('qkv', name)] = part
     else:
       split[key] = array
-  canonical = _from_torch(split, num_heads, _TIMM_STEMS)
+  canonical = from_torch(split, num_heads, _TIMM_STEMS)
   rows = canonical[POSITIONS].shape[1]
   if 'cls' in canonical and square_side(rows) is not None:
     canonical[POSITIONS] = _with_zero_row(canonical[POSITIONS])
@@ -260,10 +256,20 @@ def _from_timm(arrays: Arrays, num_heads: int) -> Arrays:
 
 def _from_hugging_face(arrays: Arrays, num_heads: int) -> Arrays:
   """Hugging Face ViT and ViViT, with the names on the hub or those of current versions."""
-  return _from_torch(_rename(arrays, ((r'^(vit|vivit)\.', ''),)), num_heads, _HF_STEMS)
+  return from_torch(_rename(arrays, ((r'^(vit|vivit)\.', ''),)), num_heads, _HF_STEMS)
 
 
-def _from_torch(arrays: Arrays, num_heads: int, stems: Sequence[tuple[str, str]]) -> Arrays:
+def from_torch(arrays: Arrays, num_heads: int, stems: Sequence[tuple[str, str]]) -> Arrays:
+  """Renames and lays out the arrays of a PyTorch state dict.
+
+  Args:
+    arrays: PyTorch's name -> array; queries, keys and values apart.
+    num_heads: that the width of projections is divided into, if it divides it.
+    stems: pairs of a pattern of a name without its `.weight` or `.bias`, and our path.
+
+  Returns:
+    Our path -> array; those without a stem keep their name, as they are.
+  """
   canonical: Arrays = {}
   for key, array in arrays.items():
     stem, _, leaf = key.rpartition('.') if key.endswith(('.weight', '.bias')) else (key, '', '')
@@ -323,7 +329,11 @@ _LAYOUTS: tuple[tuple[str, Callable[[set[str]], bool], Callable[[Arrays, int], A
     _from_hugging_face,
   ),
   # Any other trunk of this project, in its own names.
-  ('tubelet', lambda keys: 'embedding/kernel' in keys, _from_scenic),
+  (
+    'tubelet',
+    lambda keys: 'embedding/kernel' in keys or any('encoderblock_0/' in key for key in keys),
+    _from_scenic,
+  ),
 )
 
 
@@ -360,52 +370,55 @@ def inflate_kernel(kernel: np.ndarray, num_frames: int, method: str) -> np.ndarr
   return weights.astype(kernel.dtype).reshape(-1, 1, 1, 1, 1) * kernel[None]
 
 
-def resize_table(table: np.ndarray, sizes: Sequence[int], method: str) -> np.ndarray:
-  """Resamples a table [n_1, ..., n_k, C] to [*sizes, C], axis by axis.
+def fit_kernel(array: np.ndarray, shape: Sequence[int], inflation: str) -> tuple[np.ndarray, str]:
+  """An image model's patch kernel, or its bias, for a kernel over pixels of any shape.
+
+  A constant image or clip gets the same value from the result as from the image model's kernel: over
+  the height and width the sum of the kernel is kept (`axis_weights` with `keep_sum`), and
+  'central_frame' and 'average' keep it over time. 'average_arp' changes it. A result with fewer
+  channels has the first ones: tokens of several parts side by side begin as the same channels of
+  neighbouring places.
 
   Args:
-    table: position embeddings on their grid.
-    sizes: one per axis.
-    method: 'scenic' aligns the corners, linear (scipy.ndimage.zoom order 1, big_vision too);
-      'bilinear' has half-pixel centres (timm's npz loader), 'bicubic_antialias' is timm's default
-      for PyTorch checkpoints; also 'bicubic' and 'bilinear_antialias'.
+    array: (h, w, 3, C), or (C,).
+    shape: (t, h', w', 3, C') or (C',). What cannot be had, more channels, is left as it is.
+    inflation: as `inflate_kernel`'s method; not used for t = 1.
 
-  Raises:
-    ConfigError: unknown method.
+  Returns:
+    The array, and what was done to it; '' if it has the same numbers.
+  """
+  how = []
+  if shape[-1] < array.shape[-1]:
+    how.append(f'first {shape[-1]} of {array.shape[-1]} channels')
+    array = array[..., : shape[-1]]
+  if len(shape) != 5:
+    return array, ', '.join(how)
+  frames, *sizes = shape[:3]
+  if tuple(sizes) != array.shape[:2]:
+    how.append(f'{by(array.shape[:2])} to {by(sizes)} px, sum kept')
+    array = resize_table(array, sizes, 'bilinear_antialias', keep_sum=True)
+  if frames == 1:
+    return array[None], ', '.join(how)
+  return inflate_kernel(array, frames, inflation), ', '.join([*how, inflation])
+
+
+def by(sizes: Sequence[int]) -> str:
+  """Sizes as people write them: 16x16."""
+  return 'x'.join(map(str, sizes))
+
+
+def resize_table(
+  table: np.ndarray, sizes: Sequence[int], method: str, keep_sum: bool = False
+) -> np.ndarray:
+  """Resamples a table [n_1, ..., n_k, ...] to [*sizes, ...], axis by axis.
+
+  Args:
+    table: position embeddings on their grid, or a kernel.
+    sizes: one per axis.
+    method, keep_sum: see `interpolation.axis_weights`.
   """
   resized = table.astype(np.float64)
   for axis, size in enumerate(sizes):
-    weights = _axis_weights(table.shape[axis], size, method)
+    weights = axis_weights(table.shape[axis], size, method, keep_sum)
     resized = np.moveaxis(np.tensordot(weights, resized, axes=(1, axis)), 0, axis)
   return resized.astype(table.dtype)
-
-
-def _axis_weights(n_in: int, n_out: int, method: str) -> np.ndarray:
-  """[n_out, n_in] interpolation weights, rows sum to one."""
-  if method not in RESIZE_METHODS:
-    raise ConfigError(f'init_from.position_resize={method!r}: one of {RESIZE_METHODS}.')
-  antialias = method.endswith('_antialias')
-  width = max(n_in / n_out, 1.0) if antialias else 1.0
-  if method == 'scenic':
-    centres = np.arange(n_out) * (n_in - 1) / max(n_out - 1, 1)
-  else:
-    centres = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
-  # Taps beyond the border repeat its value; with antialiasing they are left out instead.
-  pad = 0 if antialias else 2
-  taps = np.arange(-pad, n_in + pad)
-  distance = np.abs(centres[:, None] - taps[None, :]) / width
-  if method.startswith('bicubic'):
-    values = _cubic(distance, -0.5 if antialias else -0.75)  # as PIL and as PyTorch respectively
-  else:
-    values = np.maximum(1.0 - distance, 0.0)
-  weights = np.zeros((n_out, n_in))
-  for column, tap in enumerate(np.clip(taps, 0, n_in - 1)):
-    weights[:, tap] += values[:, column]
-  return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-  """Keys' cubic convolution kernel at distances x >= 0."""
-  near = ((a + 2) * x - (a + 3)) * x * x + 1
-  far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-  return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

@@ -15,7 +15,17 @@ import jax
 from datasets import regions
 from datasets.dataset import VideoDataset
 from errors import CheckpointError, ConfigError, PreemptedError
-from train_lib import checkpoint, cost, data, evaluation, preprocessing, profiling, resume, tables
+from train_lib import (
+  checkpoint,
+  cost,
+  data,
+  evaluation,
+  multi_label,
+  preprocessing,
+  profiling,
+  resume,
+  tables,
+)
 from train_lib import experiment as experiment_lib
 from train_lib.console import duration, say, scalars
 from train_lib.example_log import ExampleLog
@@ -151,13 +161,15 @@ def evaluate(
       target = results_folder(folder, name, dataset.split, step)
       target.mkdir(parents=True, exist_ok=True)
     results, written, report = evaluation.score_boxes(results, program, dataset, target)
+    results, more, labels_report = multi_label.score_labels(results, program, dataset, target)
     if target is not None:
-      written = [*evaluation.write_results(results, target, program, name, dataset), *written]
+      results_files = evaluation.write_results(results, target, program, name, dataset)
+      written = [*results_files, *written, *more]
     seconds = duration(time.monotonic() - begin)
     bad = f', {results.unreadable:,} more could not be read' if results.unreadable else ''
     counted = f'{results.examples:,} videos in {seconds}{bad}'
-    if report:
-      say(report)
+    for text in filter(None, (report, labels_report)):
+      say(text)
     say(f'eval of {name} at {step:,}: {scalars(results.metrics)} | {counted}')
     metrics |= results.metrics
     files += written

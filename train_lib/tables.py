@@ -31,6 +31,14 @@ def cost_table(cost: Cost) -> str:
     f'  {name:<14} {sequences:>5} x {tokens:>5} = {sequences * tokens:>6,}'
     for name, sequences, tokens in cost.stages
   ]
+  if cost.tokenisers:
+    tokens = sum(count for _, count, _ in cost.tokenisers)
+    parameters = sum(count for _, _, count in cost.tokenisers)
+    lines.append('tokenisers       tokens, parameters')
+    lines += [
+      f'  {name:<14} {count:>6,} {size:>12,}'
+      for name, count, size in [*cost.tokenisers, ('all', tokens, parameters)]
+    ]
   return '\n'.join(lines)
 
 

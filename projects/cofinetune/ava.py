@@ -21,6 +21,7 @@ import numpy as np
 
 from errors import DataError
 from projects.cofinetune.ava_csv import BoxTable, KeyframeName
+from train_lib import average_precision as ranking
 
 CAP = 50
 """Detections of a keyframe that count."""
@@ -339,12 +340,7 @@ def average_precision(right: Sequence[bool] | _Array, annotated: int) -> float:
     right: bool [N], the detections of a class by rank.
     annotated: Annotated boxes of the class.
   """
-  if not annotated:
-    return float('nan')
-  hits = np.flatnonzero(right)
-  precision = np.arange(1, len(hits) + 1) / (hits + 1)
-  envelope = np.maximum.accumulate(precision[::-1])
-  return float(envelope.sum() / annotated)
+  return ranking.average_precision(right, annotated, interpolated=True)
 
 
 def _on_annotated(groundtruth: BoxTable, keyframe: _Array, boxes: _Array) -> int:

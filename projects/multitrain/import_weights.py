@@ -8,40 +8,19 @@ its datasets get the names of a config's tasks. Then `--config.init_from.path=mu
 `--config.init_from.load_head=True` loads the heads and what belongs to the objective, too.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from errors import ConfigError
 from projects.multitrain import weights
-from train_lib import params_file, pretrained_vit
+from train_lib import import_weights
 from train_lib.console import run_command
-from train_lib.state import OBJECTIVE
 
-_CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', '', 'State dict by official names, .npz or .safetensors.', allow_override=True
-)
-_OUT = flags.DEFINE_string('out', '', 'The .npz to write.', allow_override=True)
 _TASKS = flags.DEFINE_list('tasks', [], 'OFFICIAL_DATASET=TASK, separated by commas.')
 
 
 def main() -> None:
   """Reads, converts, writes and says what was written."""
-  for name, value in (('--checkpoint', _CHECKPOINT.value), ('--out', _OUT.value)):
-    if not value:
-      raise ConfigError(f'{name} is missing: name a file.')
-  if not Path(_CHECKPOINT.value).is_file():
-    raise ConfigError(f'--checkpoint={_CHECKPOINT.value}: there is no such file.')
-  official = pretrained_vit.read_arrays(_CHECKPOINT.value)
-  arrays = weights.from_official(official, _tasks(_TASKS.value))
-  params_file.write_arrays(Path(_OUT.value), arrays)
-  sizes = {'trunk': 0, 'heads': 0, 'objective': 0}
-  for name, array in arrays.items():
-    scope = name.split('/')[0]
-    head = scope.startswith('heads_') or scope == 'output_projection'
-    sizes[scope if scope == OBJECTIVE else 'heads' if head else 'trunk'] += array.size
-  parts = ', '.join(f'{name} {size:,}' for name, size in sizes.items())
-  print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}).')
+  import_weights.convert(lambda official: weights.from_official(official, _tasks(_TASKS.value)))
 
 
 def _tasks(pairs: list[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Images and clips of the same appearances: what is planted, and that nothing else gives it away."""
 
+import dataclasses
 import importlib
 
 import numpy as np
@@ -36,8 +37,11 @@ def test_classes_of_clips_are_appearances_in_motion():
   assert len(APPEARANCES) == 8 and len(CLASSES) == len(set(CLASSES)) == 32
   for number, name in enumerate(CLASSES):
     appearance, motion = divmod(number, len(MOTIONS))
-    assert name == f'{APPEARANCES[appearance]} {MOTIONS[motion]}'
-  assert CLASSES[:2] == ('striped ring moves left', 'striped ring moves right')
+    assert name == f'{APPEARANCES[appearance]}: {MOTIONS[motion]}'
+  assert CLASSES[:2] == (
+    'broad level stripes: moves left',
+    'broad level stripes: moves right',
+  )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_colours_do_not_tell_appearances_apart(folder):
 
 
 def drawn(appearance, motion, monkeypatch):
-  """The moving actor of a clip and the discs."""
+  """The actor of a clip."""
   scenes = []
   monkeypatch.setattr(demo, 'jpegs', lambda scene: scenes.append(scene) or [b''])
   monkeypatch.setattr(demo_tubes.records, 'encode_example', lambda *_, **__: b'')
@@ -83,24 +87,22 @@ def drawn(appearance, motion, monkeypatch):
   made = demo_tubes._clips(rng, 'train', label + 1)
   for _ in made:
     pass
-  *discs, actor = scenes[-1].actors
-  return actor, discs
+  (actor,) = scenes[-1].actors
+  return actor
 
 
 def test_only_the_order_of_frames_tells_motions_of_a_pair_apart(monkeypatch):
   for motion, sign in (('moves left', -1), ('moves right', 1)):
-    actor, discs = drawn(3, motion, monkeypatch)
+    actor = drawn(3, motion, monkeypatch)
     steps = np.diff(actor.centre[:, 0])
     assert (np.sign(steps) == sign).all() and np.ptp(steps) < 1e-9 and np.ptp(actor.radius) == 0
-    assert all(np.ptp(disc.centre) == np.ptp(disc.centre[0]) for disc in discs)
   for motion, sign in (('grows', 1), ('shrinks', -1)):
-    actor, discs = drawn(3, motion, monkeypatch)
+    actor = drawn(3, motion, monkeypatch)
     steps = np.diff(actor.radius)
     assert (np.sign(steps) == sign).all() and np.ptp(steps) < 1e-9
-    assert all(np.ptp(disc.radius) == 0 for disc in discs)
 
 
-def test_pattern_moves_with_the_shape():
+def test_stripes_move_with_the_shape():
   rng = np.random.default_rng(0)
   actor = demo_tubes._actor(rng, 5, 'moves right', demo.background(rng))
   actor.centre[1] = actor.centre[0] + (3, -2)
@@ -109,6 +111,33 @@ def test_pattern_moves_with_the_shape():
   low, high = np.minimum(actor.colour, actor.second), np.maximum(actor.colour, actor.second)
   assert (first >= low - 1e-3).all() and (first <= high + 1e-3).all()
   assert np.ptp(first[..., 0]) > 0.9 * (high - low)[0] > 0
+
+
+@pytest.mark.parametrize(
+  ('appearance', 'period', 'along'),
+  [
+    ('broad level stripes', 12, (0, 1)),
+    ('broad upright stripes', 12, (1, 0)),
+    ('fine rising stripes', 6, (-1, 1)),
+    ('fine falling stripes', 6, (1, 1)),
+  ],
+)
+def test_stripes_are_as_their_name_says(appearance, period, along):
+  """`along`: a step in (rows, columns) that stays on a stripe."""
+  rng = np.random.default_rng(1)
+  label = APPEARANCES.index(appearance)
+  actor = demo_tubes._actor(rng, label, 'grows', demo.background(rng))
+  drawn = actor.paint(0, -24, -24, 48, 48)[..., 0]
+  inside = drawn[12:36, 12:36]
+  rows, columns = along
+  same = drawn[12 + rows : 36 + rows, 12 + columns : 36 + columns]
+  np.testing.assert_allclose(same, inside, atol=1e-3)
+  # Half a period across the stripe is the other colour: their mean is that of both everywhere.
+  steps = np.hypot(columns, rows)
+  shift = period / 2 * np.array([columns, -rows]) / steps  # rows, columns
+  other = dataclasses.replace(actor, centre=actor.centre + shift[::-1]).paint(0, -24, -24, 48, 48)
+  mean = (drawn + other[..., 0])[12:36, 12:36]
+  np.testing.assert_allclose(mean, mean[0, 0], atol=1e-2)
 
 
 def test_looks_differ(folder):

@@ -1,0 +1,82 @@
+"""The PyTorch names of the public TubeViT's parameters, which are those of torchvision's ViT, and ours.
+
+That code is not the authors'. Its tokeniser is the trunk with `shared_kernel`, interpolation='trilinear'
+and pooling='attention', its blocks those with gelu='erf'.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from errors import CheckpointMismatchError, ConfigError
+from train_lib.pretrained_vit import Arrays, from_torch
+
+_BLOCK = r'Transformer/encoderblock_\1/'
+_LAYER = r'encoder\.layers\.encoder_layer_(\d+)\.'
+_ATTENTION = 'MultiHeadDotProductAttention_0/'
+_STEMS = (
+  (r'class_token', 'cls'),
+  (_LAYER + 'ln_1', _BLOCK + 'LayerNorm_0'),
+  (_LAYER + r'self_attention\.(query|key|value)', _BLOCK + _ATTENTION + r'\2'),
+  (_LAYER + r'self_attention\.out_proj', _BLOCK + _ATTENTION + 'out'),
+  (_LAYER + 'ln_2', _BLOCK + 'LayerNorm_1'),
+  (_LAYER + r'mlp\.0', _BLOCK + 'MlpBlock_0/Dense_0'),
+  (_LAYER + r'mlp\.3', _BLOCK + 'MlpBlock_0/Dense_1'),
+  (r'encoder\.ln', 'Transformer/encoder_norm'),
+  (r'attention_pooling\.W', 'attention_pooling'),
+  (r'heads\.pre_logits', 'pre_logits'),
+  (r'heads\.head', 'output_projection'),
+)
+_TOKENISER = 'sparse_tubes_tokenizer.conv_proj_'
+_POSITIONS = 'pos_embedding'
+
+
+def from_official(arrays: Mapping[str, np.ndarray], tubes: Sequence[str], num_heads: int) -> Arrays:
+  """Renames and lays out a state dict of the public code.
+
+  Args:
+    arrays: PyTorch's name -> array. Its positions, which are fixed, are left out.
+    tubes: names for its tubes, in its order.
+    num_heads: which it does not store.
+
+  Returns:
+    '/'-joined path -> array, as `init_from.path` reads it.
+
+  Raises:
+    CheckpointMismatchError: names that the public model has not, or too few, or another number of tubes.
+    ConfigError: `num_heads` does not divide the width.
+  """
+  apart = _apart({name: array for name, array in arrays.items() if name != _POSITIONS})
+  kernel, bias = (apart.pop(_TOKENISER + leaf, None) for leaf in ('weight', 'bias'))
+  known = [name for name in apart if any(re.match(stem, name) for stem, _ in _STEMS)]
+  if unknown := sorted(set(apart) - set(known)):
+    raise CheckpointMismatchError(
+      f'This is no state dict of the public TubeViT, which has no {unknown}. Expected the names of its '
+      'class TubeViT, without a prefix such as `model.`.'
+    )
+  if kernel is None or bias is None or kernel.ndim != 5 or bias.shape != (len(tubes), len(kernel)):
+    found = {leaf: getattr(x, 'shape', None) for leaf, x in (('weight', kernel), ('bias', bias))}
+    raise CheckpointMismatchError(
+      f'{_TOKENISER}*: expected a kernel (d, 3, t, h, w) and a bias ({len(tubes)}, d), a row for each '
+      f'of the tubes {list(tubes)}; got {found}.'
+    )
+  if num_heads < 1 or len(kernel) % num_heads:
+    raise ConfigError(f'--num_heads={num_heads} does not divide the width {len(kernel)}.')
+  return {
+    **from_torch(apart, num_heads, _STEMS),
+    'shared_kernel': np.moveaxis(kernel, (1, 0), (-2, -1)),  # (t, h, w, 3, d)
+    **{f'tube_{name}/bias': row for name, row in zip(tubes, bias)},
+  }
+
+
+def _apart(arrays: Mapping[str, np.ndarray]) -> Arrays:
+  """Splits `in_proj`, whose rows are queries, keys and values."""
+  apart: Arrays = {}
+  for name, array in arrays.items():
+    if found := re.fullmatch(r'(.*\.self_attention)\.in_proj_(weight|bias)', name):
+      for part, rows in zip(('query', 'key', 'value'), np.array_split(array, 3)):
+        apart[f'{found[1]}.{part}.{found[2]}'] = rows
+    else:
+      apart[name] = array
+  return apart
