@@ -99,7 +99,8 @@ def token_grids(tubes: Mapping[str, Tube], clip: Sequence[int]) -> dict[str, Siz
   Of an image, T = 1, these are the tubes that fit one frame; of anything longer, all.
 
   Raises:
-    ConfigError: a tube is larger than the clip, or none fits one frame.
+    ConfigError: a tube, or the kernel that it has grown to, is larger than the clip, or none fits one
+      frame. Of an image a grown kernel may be larger.
   """
   names = sorted(tubes)
   if clip[0] == 1:
@@ -117,9 +118,21 @@ def token_grids(tubes: Mapping[str, Tube], clip: Sequence[int]) -> dict[str, Siz
       raise ConfigError(
         f'trunk.tubes.{name} leaves no token: it covers (t, h, w) = {tube.extent}, space_to_depth '
         f'included, from the offset {tube.offset}; the input is (T, H, W) = {tuple(clip)}. Make '
-        "clips longer or larger, or the tube's kernel, stride (with space_to_depth) or offset smaller."
+        f'clips longer or larger, or trunk.tubes.{name}.kernel, its stride (with space_to_depth) or '
+        'its offset smaller.'
       )
+  if clip[0] > 1:
+    _check_grown(tubes, clip)
   return grids
+
+
+def _check_grown(tubes: Mapping[str, Tube], clip: Sequence[int]) -> None:
+  for name, tube in sorted(tubes.items()):
+    if any(kernel > size for kernel, size in zip(tube.kernel, clip)):
+      raise ConfigError(
+        f'trunk.tubes.{name}.kernel={tube.kernel} is larger than the input, (T, H, W) = '
+        f'{tuple(clip)}. Make it smaller, or clips longer or larger.'
+      )
 
 
 def _size(values) -> Size:

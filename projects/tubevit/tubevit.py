@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -215,6 +216,11 @@ def _check_tubes(trunk: TubeViT) -> None:
     raise ConfigError(
       'trunk.tubes is empty, so that there are no tokens: name at least one tube, as those of '
       'configs/tubevit/trunks.py.'
+    )
+  if unfit := sorted(name for name in trunk.tubes if not re.fullmatch(r'\w+', name)):
+    raise ConfigError(
+      f'trunk.tubes has the names {unfit}: expected letters, digits and underscores alone, as '
+      'parameters are called tube_NAME; rename them.'
     )
   shared = trunk.shared_kernel
   if shared is not None and (len(shared) != 3 or min(shared) < 1):
