@@ -1,7 +1,7 @@
-"""The PyTorch names of the public TubeViT's parameters, which are those of torchvision's ViT, and ours.
+"""The PyTorch names of the public TubeViT's parameters, those of torchvision's ViT, and ours.
 
-That code is not the authors'. Its tokeniser is the trunk with `shared_kernel`, interpolation='trilinear'
-and pooling='attention', its blocks those with gelu='erf'.
+That code is not the authors'. Its tokeniser is the trunk with `shared_kernel`,
+interpolation='trilinear' and pooling='attention', its blocks those with gelu='erf'.
 """
 
 import re
@@ -75,7 +75,7 @@ def from_official(arrays: Mapping[str, np.ndarray], tubes: Sequence[str], num_he
 
 
 def _check_names(names: set[str]) -> None:
-  """Raises CheckpointMismatchError for names that the public model has not, and for those missing."""
+  """Raises CheckpointMismatchError for names that the public model has not or that are missing."""
   numbers = [int(found[1]) for name in names if (found := re.match(_LAYER, name))]
   layers = range(max(numbers, default=0) + 1)
   stems = ['encoder.ln.', 'attention_pooling.W.', _TOKENISER]
