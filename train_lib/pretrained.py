@@ -51,7 +51,8 @@ class InitFromConfig:
       into a model that has one. With the heads come the objective's own parameters, which belong to
       them; those that are missing, unused or of another shape are new and skipped without permission.
     allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
-      those that the pairing of checkpoint and model implies.
+      those that the pairing of checkpoint and model implies: where the file has nothing for them, or
+      another shape, which then goes unused.
     allow_skipped: patterns of canonical checkpoint paths that may go unused, likewise.
   """
 
@@ -218,7 +219,10 @@ class _Plan:
     self.options = options
     self.rows: list[Row] = []
     self.misfits: list[str] = []
+    self.unfit: list[str] = []  # Of another shape than a leaf that may stay new.
     self.target_has_class = any(re.fullmatch(r'trunk/cls(_\w+)?', path) for path in targets)
+    # Otherwise the model's positions are fixed, or there are none.
+    self.has_positions = any(path.endswith('/pos_embedding') for path in targets)
     heads = sorted({path.split('/')[0] for path in targets if path.startswith('heads_')})
     named = any(path.startswith('heads_') for path in checkpoint.arrays)
     if options.load_head and len(heads) != 1 and not named:
@@ -237,6 +241,10 @@ class _Plan:
         continue
       array = self.checkpoint.arrays[name]
       status, fitted, how = self._fit(path, leaf, array)
+      if fitted.shape != leaf.shape and _matches(path, self.options.allow_new):
+        self.rows.append(Row('new', path, '', leaf.shape))
+        self.unfit.append(name)
+        continue
       self.rows.append(Row(status, path, name, leaf.shape, array.shape, how))
       if fitted.shape != leaf.shape:
         self.misfits.append(_misfit(path, name, leaf.shape, fitted.shape))
@@ -274,25 +282,26 @@ class _Plan:
             *missing,
             *extra,
             *self.misfits,
-            "Choose the trunk that the checkpoint was made for, or name what may stay new ('-') in "
-            "init_from.allow_new and what may go unused ('+') in init_from.allow_skipped.",
+            "Choose the trunk that the checkpoint was made for, or name what may stay new ('-', and "
+            "of another shape) in init_from.allow_new and what may go unused ('+') in "
+            'init_from.allow_skipped.',
           ]
         )
       )
 
   def _width_note(self) -> str:
     """Says it at once when everything differs because the widths do."""
-    mine, theirs = (
-      self.targets.get('trunk/embedding/bias'),
-      self.checkpoint.arrays.get('embedding/bias'),
-    )
-    if mine is None or theirs is None or mine.shape == theirs.shape:
+    mine, theirs = _width(self.targets), _width(self.checkpoint.arrays)
+    if mine is None or theirs is None or mine == theirs:
       return ''
-    return f' The model is {mine.shape[-1]} wide, the checkpoint {theirs.shape[-1]}.'
+    return f' The model is {mine} wide, the checkpoint {theirs}.'
 
   def _allowed(self) -> tuple[list[str], list[str]]:
     """Patterns for new model leaves and unused checkpoint leaves, with the pairing's own."""
     new, skipped = [*self.options.allow_new, _OBJECTIVE], [*self.options.allow_skipped, _OBJECTIVE]
+    skipped += self.unfit
+    if not self.target_has_class:
+      skipped.append('cls')
     if not self.options.load_head:
       new.append('heads_*')
       skipped.extend(_HEAD_LEAVES)
@@ -300,12 +309,15 @@ class _Plan:
       if self.options.kernel_inflation == 'none':
         new += [_KERNEL, *_TUBE_KERNELS]
         skipped.append('embedding/kernel')
-      if not any(path.endswith('/pos_embedding') for path in self.targets):
-        skipped.append(vit.POSITIONS)  # The model's positions are fixed, or there are none.
+      if not self.has_positions:
+        skipped.append(vit.POSITIONS)
       new += ['trunk/TemporalTransformer/*', 'trunk/cls_TemporalTransformer', 'trunk/*_time/*']
-      if not self.target_has_class:
-        skipped.append('cls')
-      elif self.options.class_token == 'scenic' and 'trunk/cls' not in self.targets:
+      new.append('trunk/*pooling/*')
+      if (
+        self.target_has_class
+        and self.options.class_token == 'scenic'
+        and 'trunk/cls' not in self.targets
+      ):
         new.append('trunk/cls_SpatialTransformer')
         skipped.append('cls')
     return new, skipped
@@ -357,7 +369,16 @@ class _Plan:
     if not self.checkpoint.is_video and _TUBE.fullmatch(path):
       fitted, how = vit.fit_kernel(array, leaf.shape, self.options.kernel_inflation)
       return 'inflated' if how else 'loaded', fitted, how
+    if path == 'trunk/cls' and not self.checkpoint.is_video and not self.has_positions:
+      return 'loaded', *self._class_token(array)
     return 'loaded', array, ''
+
+  def _class_token(self, array: np.ndarray) -> tuple[np.ndarray, str]:
+    """The image model's class token [1, 1, C] for a model without a table to hold its position."""
+    table = self.checkpoint.arrays.get(vit.POSITIONS)
+    if table is None or not table[:, 0].any():  # Zeros: its layout has no row for it.
+      return array, ''
+    return array + table[:, :1], 'with its position'
 
   def _fit_positions(self, path: str, leaf: Any, array: np.ndarray) -> tuple[np.ndarray, str]:
     """A position table [1, rows, C]: the class row apart, the grid resized and repeated."""
@@ -428,6 +449,15 @@ class _Plan:
     if isinstance(leaf, jax.ShapeDtypeStruct):
       return np.zeros((1, leaf.shape[-1]), leaf.dtype)
     return np.asarray(leaf)[0, :1]
+
+
+def _width(leaves: Mapping[str, Any]) -> int | None:
+  """Of the final norm, which every trunk has, or of what an image model's patches are made by."""
+  for ending in ('encoder_norm/scale', 'embedding/bias'):
+    for path, leaf in leaves.items():
+      if path.endswith(ending):
+        return int(leaf.shape[-1])
+  return None
 
 
 def _misfit(path: str, name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:

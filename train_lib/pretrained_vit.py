@@ -373,11 +373,13 @@ def inflate_kernel(kernel: np.ndarray, num_frames: int, method: str) -> np.ndarr
 def fit_kernel(array: np.ndarray, shape: Sequence[int], inflation: str) -> tuple[np.ndarray, str]:
   """An image model's patch kernel, or its bias, for a kernel over pixels of any shape.
 
-  A constant image or clip gets the same value from the result as from the image model's kernel: over
-  the height and width the sum of the kernel is kept (`axis_weights` with `keep_sum`), and
-  'central_frame' and 'average' keep it over time. 'average_arp' changes it. A result with fewer
-  channels has the first ones: tokens of several parts side by side begin as the same channels of
-  neighbouring places.
+  A constant image or clip gets the same value from the result as from the image model's kernel:
+  over the height and width the sum of the kernel is kept (`axis_weights` with `keep_sum`), and
+  'central_frame' and 'average' keep it over time. 'average_arp' changes it. If the trunk interpolates
+  the result again, to a larger tube or from one kernel that tubes share, that stays so where its
+  `interpolation` keeps sums; with 'trilinear' tokens then scale with the ratio of the volumes. A
+  result with fewer channels has the first ones: tokens of several parts side by side begin as the
+  same channels of neighbouring places.
 
   Args:
     array: (h, w, 3, C), or (C,).

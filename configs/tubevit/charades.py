@@ -1,14 +1,14 @@
 """TubeViT-L on Charades: several labels a clip, mean average precision.
 
-Table 4: 66.2 with the interpolated kernels of section 2; with `:kernels=core`, those of Table 3, 61.8.
-Table 1, column Charades. It starts from the run on Kinetics-600 and ImageNet:
+Table 4: 66.2 with the interpolated kernels of section 2; with `:kernels=core`, those of Table 3,
+61.8. Table 1, column Charades. It starts from the run on Kinetics-600 and ImageNet:
 
   python main.py --config=configs/tubevit/k600.py:size=L --workdir=runs/tubevit_k600_large
   python main.py --config=configs/tubevit/charades.py --workdir=runs/tubevit_charades \
       --config.init_from.path=runs/tubevit_k600_large
 
-The interpolated kernels have as many parameters and tokens as those they are made from, so the same run
-starts both.
+The interpolated kernels have as many parameters and tokens as those they are made from, so the same
+run starts both.
 """
 
 from typing import Any

@@ -15,7 +15,8 @@ from configs.tubevit import trunks
 IMAGES = 'imagenet'
 
 # Table 1, a column a dataset. Its row of base learning rates is damaged in the copy at hand,
-# '5e-5 (L,H 1e-5) 1e-3 2e- | 2e-5': read as Kinetics, Charades, and SSv2 with its beginning repeated.
+# '5e-5 (L,H 1e-5) 1e-3 2e- | 2e-5': read as Kinetics, Charades, and SSv2, whose beginning
+# is repeated.
 RECIPES: dict[str, dict[str, Any]] = {
   'kinetics400': {},
   'kinetics600': {},

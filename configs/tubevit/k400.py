@@ -4,8 +4,8 @@ Table 1, column K400.
 
   python main.py --config=configs/tubevit/k400.py --workdir=runs/tubevit_k400
 
-ImageNet comes from TFDS; for TFRecords or a folder of images set `datasets.imagenet.dir`. `:size=L` and
-`:size=H` are the larger models of Table 2, with their own learning rate and weight decay.
+ImageNet comes from TFDS; for TFRecords or a folder of images set `datasets.imagenet.dir`. `:size=L`
+and `:size=H` are the larger models of Table 2, with their own learning rate and weight decay.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,10 @@
 """TubeViT-B on Kinetics-600 with other tubes, 50,000 steps.
 
-Table 5: a tube is a kernel, a letter, and a stride, a Roman number; the best row is the default, 88.9.
+Table 5: a tube is a kernel, a letter, and a stride, a Roman number; the default is the best
+row, 88.9.
 
-  python main.py --config=configs/tubevit/k600_tubes.py:tubes=a+iv,d+v,e+iv,f+v --workdir=runs/k600_tubes
+  python main.py --config=configs/tubevit/k600_tubes.py:tubes=a+iv,d+v,e+iv,f+v \
+      --workdir=runs/k600_tubes
 
 Trained on clips alone: three of the eight rows have no tube that fits an image.
 """
@@ -40,11 +42,11 @@ ROWS = (
   'a+iv,b+v,c+iv,h+v',
   'a+iv,d+v,e+iv,f+v',
 )
-"""Table 5, from above; it has seven numbers in the copy at hand, one of the second and third is lost."""
+"""Table 5, from above; the copy at hand has seven numbers, one of the second and third is lost."""
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The experiment; `arg` may be `tubes=KERNEL+STRIDE,KERNEL+STRIDE,...`, a row of Table 5 or another.
+  """The experiment; `arg` may be `tubes=KERNEL+STRIDE,...`, a row of Table 5 or another.
 
   Raises:
     ValueError: another argument, an unknown kernel or stride.
@@ -63,8 +65,8 @@ def _tubes(row: str) -> dict[str, dict[str, Any]]:
     kernel, _, stride = item.strip('()').partition('+')
     if kernel not in KERNELS or stride not in STRIDES:
       raise ValueError(
-        f'Unknown tube {item!r} in {row!r}: expected a kernel of {", ".join(KERNELS)} and a stride of '
-        f"{', '.join(STRIDES)}, as 'a+iv'."
+        f'Unknown tube {item!r} in {row!r}: expected a kernel of {", ".join(KERNELS)} and a '
+        f"stride of {', '.join(STRIDES)}, as 'a+iv'."
       )
     tubes[f'{kernel}{place}'] = {'kernel': KERNELS[kernel], 'stride': STRIDES[stride]}
   return tubes

@@ -1,9 +1,10 @@
 """Turns a checkpoint of the public TubeViT into a file that `init_from.path` reads.
 
-  python -m projects.tubevit.import_weights --checkpoint=public.safetensors --out=tubevit.npz --num_heads=12
+  python -m projects.tubevit.import_weights --checkpoint=public.safetensors --out=tubevit.npz \
+      --num_heads=12
 
-The checkpoint holds the model's state dict by its PyTorch names, as .npz or .safetensors. The trunk to load
-it into has the tubes of Table 3 without space-to-depth, `shared_kernel=(8, 8, 8)`,
+The checkpoint holds the model's state dict by its PyTorch names, as .npz or .safetensors. The trunk
+to load it into has the tubes of Table 3 without space-to-depth, `shared_kernel=(8, 8, 8)`,
 `interpolation='trilinear'`, `pooling='attention'` and `gelu='erf'`.
 """
 

@@ -14,14 +14,15 @@ from models.interpolation import axis_weights
 from projects.tubevit.tubes import Size, Tube
 
 # How a kernel gets another shape: the method of `axis_weights`, and whether sums are kept.
-#   keep_sum: the sum of the kernel over its places stays what it is, so that a constant clip has the same
-#     token whatever the shape. Places share out what each learned weight has.
-#   trilinear: values stay what they are, so that tokens grow with the volume (the public implementation).
+#   keep_sum: the sum of the kernel over its places stays what it is, so that a constant clip has
+#     the same token whatever the shape. Places share out what each learned weight has.
+#   trilinear: values stay what they are, so that tokens grow with the volume (the public
+#     implementation).
 INTERPOLATIONS = {'keep_sum': ('bilinear_antialias', True), 'trilinear': ('bilinear', False)}
 
 
 def resized(kernel: jax.Array, shape: Sequence[int], interpolation: str) -> jax.Array:
-  """[t, h, w, 3, C] -> [*shape, 3, C] by one of `INTERPOLATIONS`; the same array if it has the shape."""
+  """[t, h, w, 3, C] -> [*shape, 3, C] by one of `INTERPOLATIONS`; itself if it has the shape."""
   method, keep_sum = INTERPOLATIONS[interpolation]
   for axis, size in enumerate(shape):
     if kernel.shape[axis] != size:
@@ -42,8 +43,9 @@ def resized(kernel: jax.Array, shape: Sequence[int], interpolation: str) -> jax.
 def cut_windows(video: jax.Array, tube: Tube, grid: Size) -> jax.Array:
   """What the kernel is applied to: [B, T, H, W, 3] -> [B, nt*ft, nh*fh, nw*fw, kt*kh*kw*3].
 
-  Windows are gathered axis by axis, first along the one of which least remains. A product of them with
-  the kernel takes less time than a strided convolution; see `python -m benchmarks.tube_tokens`.
+  Windows are gathered axis by axis, first along the one of which least remains. A product of them
+  with the kernel takes less time than a strided convolution; see
+  `python -m benchmarks.tube_tokens`.
   """
   axes = []
   for axis, (start, step, kernel) in enumerate(zip(tube.start, tube.step, tube.kernel), 1):

@@ -1,6 +1,6 @@
 """Where the tokens of sparse video tubes lie in a clip (TubeViT supplement, Table 3).
 
-All sizes are (t, h, w) in frames and pixels; no tube is padded, so what no tube reaches is not seen.
+All sizes are (t, h, w) in frames and pixels. No tube is padded: what none reaches is not seen.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ class Tube:
     kernel: what a window covers.
     stride: from one token to the next.
     offset: where the first window begins.
-    space_to_depth: (ft, fh, fw). The kernel gives d / (ft fh fw) channels at 1 / ft, 1 / fh and 1 / fw
-      of the stride, and ft x fh x fw neighbours side by side are one token of d channels, which so sees
-      more of the clip with no more parameters.
-    grown_from: shape of the kernel that is learned; it is interpolated to `kernel`. Tokens are as many,
-      and have the centres, as if the kernel had this shape: the grown one is laid around the same
-      centres, and sees zeros, the mean pixel, where it leaves the clip (supplement, section 2).
+    space_to_depth: (ft, fh, fw). The kernel gives d / (ft fh fw) channels at 1 / ft, 1 / fh and 1 /
+      fw of the stride, and ft x fh x fw neighbours side by side are one token of d channels, which
+      so sees more of the clip with no more parameters.
+    grown_from: shape of the kernel that is learned; it is interpolated to `kernel`. Tokens are as
+      many, and have the centres, as if the kernel had this shape: the grown one is laid around the
+      same centres, and sees zeros, the mean pixel, outside the clip (supplement, section 2).
 
   Raises:
     ConfigError: a size is out of range, or `space_to_depth` does not divide the stride.
@@ -99,16 +99,17 @@ def token_grids(tubes: Mapping[str, Tube], clip: Sequence[int]) -> dict[str, Siz
   Of an image, T = 1, these are the tubes that fit one frame; of anything longer, all.
 
   Raises:
-    ConfigError: a tube is larger than the clip, or none fits one frame.
+    ConfigError: a tube, or the kernel that it has grown to, is larger than the clip, or none fits
+      one frame. Of an image a grown kernel may be larger.
   """
   names = sorted(tubes)
   if clip[0] == 1:
     names = [name for name in names if tubes[name].offset[0] + tubes[name].extent[0] == 1]
     if not names:
       raise ConfigError(
-        f'trunk.tubes: the input is an image, (T, H, W) = {tuple(clip)}, and none of {sorted(tubes)} '
-        'fits one frame. Add a tube whose kernel, space_to_depth and offset in time are 1, 1 and 0, or '
-        'train on clips alone.'
+        f'trunk.tubes: the input is an image, (T, H, W) = {tuple(clip)}, and none of '
+        f'{sorted(tubes)} fits one frame. Add a tube whose kernel, space_to_depth and offset in '
+        'time are 1, 1 and 0, or train on clips alone.'
       )
   grids = {name: tubes[name].grid(clip) for name in names}
   for name, grid in grids.items():
@@ -117,9 +118,21 @@ def token_grids(tubes: Mapping[str, Tube], clip: Sequence[int]) -> dict[str, Siz
       raise ConfigError(
         f'trunk.tubes.{name} leaves no token: it covers (t, h, w) = {tube.extent}, space_to_depth '
         f'included, from the offset {tube.offset}; the input is (T, H, W) = {tuple(clip)}. Make '
-        "clips longer or larger, or the tube's kernel, stride (with space_to_depth) or offset smaller."
+        f'clips longer or larger, or trunk.tubes.{name}.kernel, its stride (with space_to_depth) '
+        'or its offset smaller.'
       )
+  if clip[0] > 1:
+    _check_grown(tubes, clip)
   return grids
+
+
+def _check_grown(tubes: Mapping[str, Tube], clip: Sequence[int]) -> None:
+  for name, tube in sorted(tubes.items()):
+    if any(kernel > size for kernel, size in zip(tube.kernel, clip)):
+      raise ConfigError(
+        f'trunk.tubes.{name}.kernel={tube.kernel} is larger than the input, (T, H, W) = '
+        f'{tuple(clip)}. Make it smaller, or clips longer or larger.'
+      )
 
 
 def _size(values) -> Size:

@@ -1,7 +1,8 @@
-"""TubeViT: one ViT for images and videos, whose tokens are sparse video tubes (supplement, Table 3)."""
+"""TubeViT: a ViT of images and videos; tokens are sparse video tubes (supplement, Table 3)."""
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,18 +44,20 @@ class FixedPositions(nn.Module):
 class TubeViT(nn.Module):
   """Trunk of images and videos: an image is a clip of one frame.
 
-  Tokens are the tubes' by name, each tube's in (t, h, w) order. Of an image, only tubes that fit one
-  frame make tokens, but all parameters exist whatever they are initialised on. The position of a token
-  is fixed, in frames and pixels, so that inputs of all lengths and sizes share it; that of the class
-  token is zeros.
+  Tokens are the tubes' by name, each tube's in (t, h, w) order. Of an image, only tubes that fit
+  one frame make tokens, but all parameters exist whatever they are initialised on. The position of
+  a token is fixed, in frames and pixels, so that inputs of all lengths and sizes share it; that of
+  the class token is zeros.
 
   Attributes:
     hidden_size, num_layers, num_heads, mlp_dim: of the ViT; its sizes are in `configs.common`.
     tubes: by name; the parameters of `tubes['x']` are `tube_x/{kernel,bias}`.
     pooling: 'token' (class token), 'mean', without one, or 'attention': the sum of all tokens, the
-      class token's too, weighted by the softmax of a linear layer of each (the public implementation).
-    shared_kernel: (t, h, w) of one kernel, the parameter `shared_kernel`, that every tube's is interpolated from; its
-      biases are the tubes' own. The public implementation's tokeniser. None: each tube has its own.
+      class token's too, weighted by the softmax of a linear layer of each (the public
+      implementation).
+    shared_kernel: (t, h, w) of one kernel, the parameter `shared_kernel`, that every tube's is
+      interpolated from; its biases are the tubes' own. The public implementation's tokeniser. None:
+      each tube has its own.
     interpolation: of a kernel to another shape, in each forward pass, one of `INTERPOLATIONS`.
     attention_kernel: 'auto', 'xla' or 'fused'; see `models.attention.dot_product_attention`.
     stochastic_depth_rate: of the last layer; grows linearly with depth.
@@ -90,7 +93,7 @@ class TubeViT(nn.Module):
     """Turns video [B, T, H, W, 3], floats zero-centred in [-1, 1], into `Features` without a grid.
 
     Raises:
-      ConfigError: a tube is larger than the video, or the video is an image and no tube fits one frame.
+      ConfigError: a tube is larger than the video, or it is an image and no tube fits one frame.
     """
     grids = token_grids(self.tubes, video.shape[1:4])
     tokens = self._tokens(video.astype(self.dtype), grids)
@@ -113,7 +116,7 @@ class TubeViT(nn.Module):
     token_grids(self.tubes, input_shape[-4:-1])
 
   def stages(self, input_shape: Sequence[int]) -> list[tuple[str, int, int]]:
-    """(name, 1, tokens) of the encoder, the class token among them; raises ConfigError as `grid`."""
+    """(name, 1, tokens) of the encoder, with the class token; raises ConfigError as `grid`."""
     count = sum(tokens for _, tokens, _ in self.tokenisers(input_shape))
     return [('Transformer', 1, count + (self.pooling != 'mean'))]
 
@@ -215,6 +218,11 @@ def _check_tubes(trunk: TubeViT) -> None:
     raise ConfigError(
       'trunk.tubes is empty, so that there are no tokens: name at least one tube, as those of '
       'configs/tubevit/trunks.py.'
+    )
+  if unfit := sorted(name for name in trunk.tubes if not re.fullmatch(r'\w+', name)):
+    raise ConfigError(
+      f'trunk.tubes has the names {unfit}: expected letters, digits and underscores alone, as '
+      'parameters are called tube_NAME; rename them.'
     )
   shared = trunk.shared_kernel
   if shared is not None and (len(shared) != 3 or min(shared) < 1):

@@ -1,7 +1,7 @@
-"""The PyTorch names of the public TubeViT's parameters, which are those of torchvision's ViT, and ours.
+"""The PyTorch names of the public TubeViT's parameters, those of torchvision's ViT, and ours.
 
-That code is not the authors'. Its tokeniser is the trunk with `shared_kernel`, interpolation='trilinear'
-and pooling='attention', its blocks those with gelu='erf'.
+That code is not the authors'. Its tokeniser is the trunk with `shared_kernel`,
+interpolation='trilinear' and pooling='attention', its blocks those with gelu='erf'.
 """
 
 import re
@@ -30,6 +30,15 @@ _STEMS = (
 )
 _TOKENISER = 'sparse_tubes_tokenizer.conv_proj_'
 _POSITIONS = 'pos_embedding'
+_LAYER_STEMS = (
+  'ln_1.',
+  'self_attention.in_proj_',
+  'self_attention.out_proj.',
+  'ln_2.',
+  'mlp.0.',
+  'mlp.3.',
+)
+_KERNEL_AND_BIAS = ('weight', 'bias')
 
 
 def from_official(arrays: Mapping[str, np.ndarray], tubes: Sequence[str], num_heads: int) -> Arrays:
@@ -44,22 +53,17 @@ def from_official(arrays: Mapping[str, np.ndarray], tubes: Sequence[str], num_he
     '/'-joined path -> array, as `init_from.path` reads it.
 
   Raises:
-    CheckpointMismatchError: names that the public model has not, or too few, or another number of tubes.
+    CheckpointMismatchError: names that the public model has not, or too few, or another number of
+      tubes. Heads may be missing.
     ConfigError: `num_heads` does not divide the width.
   """
+  _check_names(set(arrays) - {_POSITIONS})
   apart = _apart({name: array for name, array in arrays.items() if name != _POSITIONS})
-  kernel, bias = (apart.pop(_TOKENISER + leaf, None) for leaf in ('weight', 'bias'))
-  known = [name for name in apart if any(re.match(stem, name) for stem, _ in _STEMS)]
-  if unknown := sorted(set(apart) - set(known)):
+  kernel, bias = (apart.pop(_TOKENISER + leaf) for leaf in _KERNEL_AND_BIAS)
+  if kernel.ndim != 5 or bias.shape != (len(tubes), len(kernel)):
     raise CheckpointMismatchError(
-      f'This is no state dict of the public TubeViT, which has no {unknown}. Expected the names of its '
-      'class TubeViT, without a prefix such as `model.`.'
-    )
-  if kernel is None or bias is None or kernel.ndim != 5 or bias.shape != (len(tubes), len(kernel)):
-    found = {leaf: getattr(x, 'shape', None) for leaf, x in (('weight', kernel), ('bias', bias))}
-    raise CheckpointMismatchError(
-      f'{_TOKENISER}*: expected a kernel (d, 3, t, h, w) and a bias ({len(tubes)}, d), a row for each '
-      f'of the tubes {list(tubes)}; got {found}.'
+      f'{_TOKENISER}*: expected a kernel (d, 3, t, h, w) and a bias ({len(tubes)}, d), a row for '
+      f'each of the tubes {list(tubes)}; got weight {kernel.shape}, bias {bias.shape}.'
     )
   if num_heads < 1 or len(kernel) % num_heads:
     raise ConfigError(f'--num_heads={num_heads} does not divide the width {len(kernel)}.')
@@ -68,6 +72,29 @@ def from_official(arrays: Mapping[str, np.ndarray], tubes: Sequence[str], num_he
     'shared_kernel': np.moveaxis(kernel, (1, 0), (-2, -1)),  # (t, h, w, 3, d)
     **{f'tube_{name}/bias': row for name, row in zip(tubes, bias)},
   }
+
+
+def _check_names(names: set[str]) -> None:
+  """Raises CheckpointMismatchError for names that the public model has not or that are missing."""
+  numbers = [int(found[1]) for name in names if (found := re.match(_LAYER, name))]
+  layers = range(max(numbers, default=0) + 1)
+  stems = ['encoder.ln.', 'attention_pooling.W.', _TOKENISER]
+  stems += [f'encoder.layers.encoder_layer_{i}.{part}' for i in layers for part in _LAYER_STEMS]
+  trunk = {'class_token', *_leaves(stems)}
+  if unknown := sorted(names - trunk - _leaves(['heads.pre_logits.', 'heads.head.'])):
+    raise CheckpointMismatchError(
+      f'This is no state dict of the public TubeViT, which has no {unknown}. Expected the names of '
+      'its class TubeViT, without a prefix such as `model.`.'
+    )
+  if missing := sorted(trunk - names):
+    raise CheckpointMismatchError(
+      f'This is no whole state dict of the public TubeViT: {missing} are missing. Save the state '
+      'dict of its class TubeViT, all of it.'
+    )
+
+
+def _leaves(stems: Sequence[str]) -> set[str]:
+  return {stem + leaf for stem in stems for leaf in _KERNEL_AND_BIAS}
 
 
 def _apart(arrays: Mapping[str, np.ndarray]) -> Arrays:

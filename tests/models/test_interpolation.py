@@ -17,6 +17,13 @@ def test_values_are_dealt_out():
   np.testing.assert_array_equal(axis_weights(2, 4, 'bilinear', keep_sum=True), expected)
 
 
+def test_equal_values_are_dealt_out_unevenly_near_the_borders():
+  dealt = axis_weights(8, 16, 'bilinear_antialias', keep_sum=True).sum(axis=1)
+  np.testing.assert_allclose(dealt[:8], [0.43, 0.55, 0.52, *[0.5] * 5], atol=5e-3)
+  np.testing.assert_allclose(dealt, dealt[::-1])
+  assert dealt.sum() == pytest.approx(8)
+
+
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize(('before', 'after'), [(3, 7), (8, 8), (1, 16), (16, 1), (16, 4)])
 def test_sums(method, before, after):

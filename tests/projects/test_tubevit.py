@@ -85,6 +85,18 @@ def test_table_3_from_the_summary():
   assert values['parameters'] == 88_020_688
 
 
+def test_64_frames_have_1176_tokens_in_the_summary():
+  config = k400_base_fe.get_config()
+  config.trunk = trunks.tubevit('B')
+  config.datasets.kinetics400.clip.frames = 64
+  values, table = summary.summarise(config)
+  found = values['datasets']['kinetics400']
+  assert [row['tokens'] for row in found['tokenisers']] == [196, 392, 196, 392]
+  assert found['stages'] == [{'stage': 'Transformer', 'sequences': 1, 'tokens': 1177}]
+  assert '  all             1,176    2,656,320' in table
+  assert values['parameters'] == 88_020_688
+
+
 @pytest.mark.parametrize(
   ('frames', 'tokens'), [(32, [98, 147, 98, 196]), (64, [196, 392, 196, 392]), (1, [0, 0, 0, 196])]
 )
@@ -130,6 +142,18 @@ def test_growing_keeps_tokens_and_centres():
   assert grown.grid(CLIP[1:4]) == base.grid(CLIP[1:4]) == (3, 3, 5)
   np.testing.assert_array_equal(grown.centres((3, 3, 5)), base.centres((3, 3, 5)))
   assert [s + k // 2 for s, k in zip(grown.start, grown.kernel)] == [1, 2, 1]
+
+
+def test_a_kernel_grows_beyond_an_image_but_not_beyond_a_clip():
+  tubes = {'d': Tube((1, 8, 8), (4, 4, 4), grown_from=(1, 4, 4))}
+  assert token_grids(tubes, (1, 6, 6)) == {'d': (1, 1, 1)}
+  assert token_grids(tubes, (2, 8, 8)) == {'d': (1, 2, 2)}
+  for clip in ((2, 6, 8), (2, 8, 6)):
+    with pytest.raises(ConfigError, match=r'trunk\.tubes\.d\.kernel=\(1, 8, 8\) is larger'):
+      token_grids(tubes, clip)
+  longer = {'a': Tube((4, 2, 2), (2, 2, 2), grown_from=(2, 2, 2))}
+  with pytest.raises(ConfigError, match=r'trunk\.tubes\.a\.kernel=\(4, 2, 2\) is larger'):
+    token_grids(longer, (3, 8, 8))
 
 
 def test_positions():
@@ -348,6 +372,7 @@ def test_images_and_clips_in_one_program():
   assert program.abstract_batch('images')['inputs'].shape == (64, 1, 64, 64, 3)
 
 
+FLAT = trunks.TABLE3['d']
 IMAGELESS = {name: tube for name, tube in trunks.TABLE3.items() if name != 'd'}
 
 
@@ -357,6 +382,19 @@ IMAGELESS = {name: tube for name, tube in trunks.TABLE3.items() if name != 'd'}
     ({'frames': 8}, r'trunk\.tubes\.a leaves no token: it covers .* \(16, 8, 8\), .*\(8, 64, 64\)'),
     ({'tubes__c__kernel': (4, 12, 80)}, r'trunk\.tubes\.c leaves no token: it covers'),
     ({'tubes__c__offset': (0, 0, 60)}, r'trunk\.tubes\.c .* from the offset \(0, 0, 60\)'),
+    (
+      {'tubes__c__kernel': (4, 80, 12), 'tubes__c__grown_from': (4, 12, 12)},
+      r'trunk\.tubes\.c\.kernel=\(4, 80, 12\) is larger than the input, .*\(32, 64, 64\)',
+    ),
+    (
+      {'tubes__d__kernel': (1, 80, 80), 'tubes__d__grown_from': (1, 16, 16), 'images': True},
+      r'trunk\.tubes\.d\.kernel=\(1, 80, 80\) is larger',
+    ),
+    ({'tubes__a__kernel': (40, 8, 8)}, r'leaves no token.* or trunk\.tubes\.a\.kernel'),
+    (
+      {'tubes': {'a b': FLAT, 'x': FLAT, 'b/c': FLAT}},
+      r"trunk\.tubes.* \['a b', 'b/c'\]: expected",
+    ),
     (
       {'tubes__b__stride': (6, 150, 32)},
       r'trunk\.tubes\.b leaves no token: it covers .*\(16, 79, 20\)',

@@ -4,6 +4,7 @@ tests/fixtures/PROVENANCE.md."""
 import functools
 import json
 import pathlib
+import re
 
 import flax
 import jax
@@ -148,9 +149,45 @@ def test_positions_of_a_whole_model():
       CheckpointMismatchError,
       r"bias \(4, d\), a row for each of the tubes \['a', 'b', 'c', 'd'\]; .*\(3, 48\)",
     ),
+    # Names count whole.
+    (
+      {'class_token_ema': np.ones(1), 'encoder.ln.weight_g': np.ones(1), 'encoder.lnx': np.ones(1)},
+      4,
+      CheckpointMismatchError,
+      r"has no \['class_token_ema', 'encoder.ln.weight_g', 'encoder.lnx'\]",
+    ),
     ({}, 5, ConfigError, r'--num_heads=5 does not divide the width 48'),
   ],
 )
 def test_what_cannot_be_converted(change, heads, error, message):
   with pytest.raises(error, match=message):
     weights.from_official({**public()[0], **change}, NAMES, heads)
+
+
+@pytest.mark.parametrize(
+  'missing',
+  [
+    ['class_token'],
+    [
+      'encoder.layers.encoder_layer_0.ln_2.bias',
+      'encoder.layers.encoder_layer_0.self_attention.in_proj_weight',
+    ],
+    ['sparse_tubes_tokenizer.conv_proj_bias'],
+  ],
+)
+def test_what_is_missing_is_named(missing):
+  state = {name: array for name, array in public()[0].items() if name not in missing}
+  with pytest.raises(CheckpointMismatchError, match=re.escape(f'{missing} are missing')):
+    weights.from_official(state, NAMES, 4)
+
+
+def test_a_file_of_one_name():
+  with pytest.raises(CheckpointMismatchError, match=r"'encoder\.ln\.bias', .* are missing"):
+    weights.from_official({'class_token': np.zeros((1, 1, 48))}, NAMES, 4)
+
+
+def test_heads_may_be_missing():
+  state = {name: array for name, array in public()[0].items() if not name.startswith('heads.')}
+  expected = weights.from_official(public()[0], NAMES, 4)
+  found = weights.from_official(state, NAMES, 4)
+  assert expected.keys() - found.keys() == {'output_projection/kernel', 'output_projection/bias'}

@@ -16,7 +16,7 @@ from models.heads import LinearHead
 from models.video_model import VideoModel
 from models.vivit import ViViT
 from projects.tubevit import import_weights
-from projects.tubevit.tokenising import TubeEmbedding
+from projects.tubevit.tokenising import TubeEmbedding, resized
 from projects.tubevit.tubes import Tube
 from projects.tubevit.tubevit import TubeViT
 from tests.projects.test_tubevit_parity import public
@@ -24,6 +24,7 @@ from train_lib import data, initial
 from train_lib.experiment import parse
 from train_lib.mesh import make_mesh
 from train_lib.pretrained import InitFromConfig, load_pretrained
+from train_lib.pretrained_vit import POSITIONS, fit_kernel
 from train_lib.program import build_program
 
 SIZES = {'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 8}
@@ -143,13 +144,83 @@ def test_kernels_may_stay_random():
 def test_other_widths_are_named():
   with pytest.raises(CheckpointMismatchError, match=r'tube_d/kernel from .*, 32\), got .*, 16\)'):
     load(image_vit(), hidden_size=32)
+  with pytest.raises(CheckpointMismatchError, match='The model is 32 wide, the checkpoint 16'):
+    load(image_vit(), hidden_size=32)
+  first = as_a_run(load(image_vit())[1])
+  with pytest.raises(CheckpointMismatchError, match='The model is 8 wide, the checkpoint 16'):
+    load(first, hidden_size=8)
+
+
+def test_the_class_token_keeps_its_position():
+  """That of an image ViT is a constant; the trunk has no table that could hold it."""
+  arrays = image_vit()
+  tubes = {'d': TUBES['d']}
+  _, params, report = load(arrays, tubes=tubes)
+  row = arrays[POSITIONS][:, :1]
+  np.testing.assert_array_equal(params['cls'], arrays['cls'] + row)
+  assert report['trunk/cls'].how == 'with its position'
+  assert report[POSITIONS].status == 'skipped'
+  # big_vision adds positions before the class token, so that it has none.
+  theirs = {name: array for name, array in arrays.items() if name != POSITIONS}
+  _, params, report = load({**theirs, 'pos_embedding': arrays[POSITIONS][:, 1:]}, tubes=tubes)
+  np.testing.assert_array_equal(params['cls'], arrays['cls'])
+  assert (report['trunk/cls'].status, report['trunk/cls'].how) == ('loaded', '')
+  _, params, report = load(arrays, tubes=tubes, pooling='mean')
+  assert 'cls' not in params
+  assert report['cls'].status == 'skipped'
+
+
+def test_attention_pooling_is_new_to_an_image_model():
+  _, _, report = load(image_vit(), tubes={'d': TUBES['d']}, pooling='attention')
+  new = {name for name, row in report.items() if row.status == 'new'}
+  assert {name for name in new if not name.startswith('heads_')} == {
+    'trunk/attention_pooling/kernel',
+    'trunk/attention_pooling/bias',
+  }
+
+
+@pytest.mark.parametrize(('interpolation', 'ratio'), [('keep_sum', 1), ('trilinear', 8)])
+def test_kernels_that_are_interpolated_again(interpolation, ratio):
+  """The constant clip's token is the image model's, or grows with the volume: 2^3 to 4^3."""
+  patch = image_vit()['embedding/kernel']
+  learned, _ = fit_kernel(patch, (2, 2, 2, 3, 16), 'average')
+  grown = resized(learned, (4, 4, 4), interpolation)
+  np.testing.assert_allclose(grown.sum((0, 1, 2)), ratio * patch.sum((0, 1)), atol=1e-5)
+
+
+def as_a_run(params):
+  """A trunk's parameters as the checkpoint of a run by flat names, with a head."""
+  flat = flax.traverse_util.flatten_dict(params, sep='/')
+  return {**flat, 'heads_y/output_projection/kernel': np.zeros((16, 5))}
+
+
+def test_tubes_of_another_shape_stay_new_if_allowed():
+  first = as_a_run(load(image_vit())[1])
+  other = {**TUBES, 'c': Tube((2, 5, 6), (8, 8, 8))}
+  with pytest.raises(CheckpointMismatchError, match='tube_c/kernel from') as error:
+    load(first, tubes=other)
+  assert '1 have another shape' in str(error.value)
+  _, params, report = load(first, tubes=other, options={'allow_new': ('trunk/tube_c/*',)})
+  assert isinstance(params['tube_c']['kernel'], jax.ShapeDtypeStruct)
+  np.testing.assert_array_equal(params['tube_c']['bias'], first['tube_c/bias'])  # It fits.
+  assert report['trunk/tube_c/kernel'].status == 'new'
+  assert report['tube_c/kernel'].status == 'skipped'
+  assert report['trunk/tube_c/bias'].status == 'loaded'
+  with pytest.raises(CheckpointMismatchError, match='1 have another shape'):
+    load(first, tubes=other, options={'allow_new': ('trunk/tube_d/*',)})
+
+
+def test_a_run_with_a_class_token_fills_a_model_without_one():
+  first = as_a_run(load(image_vit())[1])
+  _, params, report = load(first, pooling='mean')
+  assert report['cls'].status == 'skipped'
+  np.testing.assert_array_equal(params['tube_a']['kernel'], first['tube_a/kernel'])
 
 
 def test_tubes_grow_in_a_second_run():
   """Charades: kernels of another run, larger; the parameters stay the same."""
   _, params, _ = load(image_vit(), options={'kernel_inflation': 'average'})
-  first = flax.traverse_util.flatten_dict(params, sep='/')
-  first['heads_y/output_projection/kernel'] = np.zeros((16, 5))
+  first = as_a_run(params)
   grown = {**TUBES, 'c': Tube((4, 12, 12), (8, 8, 8), (0, 2, 2), grown_from=(2, 6, 6))}
   _, params, report = load(first, tubes=grown)
   assert {row.status for name, row in report.items() if name.startswith('trunk')} == {'loaded'}

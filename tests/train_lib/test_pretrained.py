@@ -318,6 +318,15 @@ def test_class_count():
   assert {'heads_task/output_projection/kernel'} < rows(report, 'new')
 
 
+def test_a_head_of_other_classes_may_stay_new():
+  model, source = build(num_classes=5, **VARIANTS['spacetime']), image_checkpoint()
+  params, report = load(model, source, load_head=True, allow_new=('heads_task/*',))
+  head = {f'output_projection/{leaf}' for leaf in ('kernel', 'bias')}
+  assert rows(report, 'new') == {f'heads_task/{name}' for name in head}
+  assert rows(report, 'skipped') == head
+  np.testing.assert_array_equal(params['trunk']['cls'], source['cls'])  # With a table, as it is.
+
+
 def test_load_head_needs_one_head():
   trunk = build(**VARIANTS['spacetime']).trunk
   model = VideoModel(trunk, {'a': LinearHead(num_classes=3), 'b': LinearHead(num_classes=3)})
