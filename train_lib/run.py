@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import tempfile
 import time
@@ -291,7 +292,18 @@ class Training:
     return state, step, bool(meta['evaluated'])
 
   def _evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-    return evaluate(self.program, state, step, self.eval_data, self.folder, self.stop)[0]
+    metrics, _ = evaluate(self.program, state, step, self.eval_data, self.folder, self.stop)
+    best = self.program.experiment.checkpoint.best_metric
+    if best and best not in metrics:
+      splits = ', '.join(f'{name}: {opened.split!r}' for name, opened in self.eval_data.items())
+      logging.getLogger(__name__).warning(
+        '`checkpoint.best_metric` is %r, but the evaluation at step %d (%s) did not give it, as where '
+        'no example has a label: this checkpoint ranks last.',
+        best,
+        step,
+        splits,
+      )
+    return metrics
 
   def _save(
     self, state: TrainState, step: int, metrics: Mapping[str, float] | None, evaluated: bool
