@@ -48,7 +48,8 @@ def make_eval_step(
       'metrics': _eval_metrics(experiment, logits, targets, masks),
       'top_probabilities': {k: v[0] for k, v in top.items()},
       'top_classes': {k: v[1] for k, v in top.items()},
-      'label_probabilities': {k: probabilities[k] for k in top if experiment.tasks[k].multi_label},
+      # Not probabilities, which would tie: float32 rounds those of logits above 16.6 to 1.
+      'label_scores': {k: logits[k] for k in top if experiment.tasks[k].multi_label},
       'box_probabilities': {k: probabilities[k] for k in sorted(on_boxes)},
     }
 

@@ -36,20 +36,18 @@ class TaskPredictions:
     top_classes: [N, <=5] int, best first.
     top_probabilities: [N, <=5] float32.
     labels: [N] int, or [N, K] multi-hot.
-    probabilities: [N, K] float32 of all classes, of a task with several labels a clip; else None.
+    scores: [N, K] float32 logits of all classes, of a task with several labels a clip; else None.
   """
 
   top_classes: np.ndarray
   top_probabilities: np.ndarray
   labels: np.ndarray
-  probabilities: np.ndarray | None = None
+  scores: np.ndarray | None = None
 
   @property
   def correct(self) -> np.ndarray:
-    """[N] bool: the best class is (one of) the labels."""
-    if self.labels.ndim == 1:
-      return np.asarray(self.top_classes[:, 0] == self.labels)
-    return np.take_along_axis(self.labels, self.top_classes[:, :1], 1)[:, 0] > 0
+    """[N] bool: the best class is the label; of a task with one label a clip."""
+    return np.asarray(self.top_classes[:, 0] == self.labels)
 
   def multi_hot(self, classes: int) -> np.ndarray:
     """[N, K] bool: which of the K classes are labels."""
@@ -120,7 +118,7 @@ def evaluate(
       f'Evaluation saw {int(keep.sum())} rows of the {len(dataset)} in split {dataset.split!r}, not '
       'each once: the processes do not read the parts of the batch that their devices hold.'
     )
-  parts = ('top_classes', 'top_probabilities', 'label', 'label_probabilities')
+  parts = ('top_classes', 'top_probabilities', 'label', 'label_scores')
   predictions = {
     task: TaskPredictions(
       *(np.concatenate([o[p][task] for o in outputs])[keep] for p in parts if task in outputs[0][p])
@@ -263,7 +261,7 @@ def _write_pictures(
   clip = program.experiment.datasets[name].clip
   for task, predictions in evaluation.predictions.items():
     names = dataset.class_names(task)
-    if predictions.probabilities is None:
+    if predictions.scores is None:
       confusion = np.zeros((len(names), len(names)), np.int64)
       np.add.at(confusion, (predictions.labels, predictions.top_classes[:, 0]), 1)
       files.append(folder / f'confusion_{task}.png')
@@ -292,8 +290,8 @@ def _wrong_and_right(predictions: TaskPredictions) -> tuple[np.ndarray, np.ndarr
 
 def _worst_and_best(predictions: TaskPredictions, classes: int) -> tuple[np.ndarray, np.ndarray]:
   """Of the clips with labels, by the average precision of those among all classes."""
-  probabilities = np.asarray(predictions.probabilities)
-  precision = average_precisions(probabilities.T, predictions.multi_hot(classes).T)
+  scores = np.asarray(predictions.scores)
+  precision = average_precisions(scores.T, predictions.multi_hot(classes).T)
   order = np.argsort(precision, kind='stable')[: np.sum(~np.isnan(precision))]
   shown = min(2 * SHEET_CLIPS, len(order))
   return order[: (shown + 1) // 2], order[::-1][: shown // 2]

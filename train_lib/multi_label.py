@@ -60,18 +60,18 @@ class LabelScores:
 
 
 def score(predictions: TaskPredictions, names: Sequence[str]) -> LabelScores:
-  """Scores the predictions of a task with `probabilities` for a whole split.
+  """Scores the predictions of a task with `scores` for a whole split.
 
   Args:
     predictions: Of all examples.
     names: Class names.
   """
-  labels, probabilities = predictions.multi_hot(len(names)), np.asarray(predictions.probabilities)
+  labels, scores = predictions.multi_hot(len(names)), np.asarray(predictions.scores)
   labelled = labels.any(1)
   return LabelScores(
     names=names,
     positives=labels.sum(0),
-    ap=average_precisions(probabilities[labelled], labels[labelled]),
+    ap=average_precisions(scores[labelled], labels[labelled]),
     examples=int(labelled.sum()),
     unlabelled=int(np.sum(~labelled)),
   )

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import simplejpeg
@@ -11,7 +12,10 @@ from datasets import manifest, records
 from errors import ConfigError
 from train_lib import experiment as experiment_lib
 from train_lib import multi_label, run
+from train_lib.average_precision import average_precisions
+from train_lib.eval_step import make_eval_step
 from train_lib.evaluation import TaskPredictions
+from train_lib.experiment import DataFacts
 
 # Brightness and labels of the test clips; None: it cannot be read.
 CLIPS = (
@@ -39,7 +43,11 @@ def grey_dir(tmp_path_factory):
   """Flat grey clips with labels of 'abcd'."""
   folder = tmp_path_factory.mktemp('grey')
   train = [encode(i, 30 * i, 'abcd'[i % 4]) for i in range(8)]
-  splits = {'train': train, 'test': [encode(i, *clip) for i, clip in enumerate(CLIPS)]}
+  splits = {
+    'train': train,
+    'test': [encode(i, *clip) for i, clip in enumerate(CLIPS)],
+    'unlabelled': [encode(i, 40 * i, '') for i in range(7)],
+  }
   stats = [records.write_split(folder, name, examples, 1) for name, examples in splits.items()]
   manifest.write(folder, manifest.create(stats, {'motion': (list('abcd'), True)}))
   return folder
@@ -83,14 +91,45 @@ def test_a_run_ends_with_mean_average_precision(config, tmp_path, capsys):
   assert '"eval/mAP/motion": ' in scalars
 
 
-def predictions(labels, probabilities):
-  top = np.argsort(-probabilities, axis=1)
-  return TaskPredictions(top, np.take_along_axis(probabilities, top, 1), labels, probabilities)
+def test_a_split_without_any_label_has_no_best_checkpoint(config, tmp_path, caplog):
+  config.datasets.demo.eval_split = 'unlabelled'
+  run.run('train', config, str(tmp_path))
+  (text,) = [r.getMessage() for r in caplog.records if r.name == 'train_lib.run']
+  assert "`checkpoint.best_metric` is 'mAP/motion'" in text
+  assert "at step 2 (demo: 'unlabelled') did not give it" in text
+
+
+class KnownLogits:
+  """A model that is sure of one class in both clips, and surer in the second."""
+
+  def apply(self, variables, video, **_):
+    return None, {'motion': jnp.float32([[17, 0], [20, 0]])}
+
+
+def test_scores_of_sure_predictions_differ(config):
+  facts = DataFacts({'demo': 8}, {'motion': ('a', 'b')}, 'the test')
+  step = make_eval_step(experiment_lib.parse(config), facts, KnownLogits())
+  labels = np.array([[0, 0], [1, 0]], np.float32)
+  batch = {
+    'inputs': np.zeros((2, 1, 1, 1, 1, 3), np.uint8),
+    'label': {'motion': labels},
+    'batch_mask': np.ones(2, np.float32),
+  }
+  result = step({}, batch)
+  # As probabilities both are 1, which would be a precision of one in two.
+  assert np.asarray(result['top_probabilities']['motion'])[:, 0].tolist() == [1, 1]
+  scores = np.asarray(result['label_scores']['motion'])
+  assert average_precisions(scores, labels)[0] == 1
+
+
+def predictions(labels, scores):
+  top = np.argsort(-scores, axis=1)
+  return TaskPredictions(top, np.take_along_axis(scores, top, 1), labels, scores)
 
 
 def test_one_label_a_clip_may_be_scored_so():
-  labels, probabilities = np.array([0, 2, 2]), np.float32([[0.9, 0, 0.8], [0.1, 0, 0.7], [0, 0, 1]])
-  scores = multi_label.score(predictions(labels, probabilities), ('a', 'b', 'c'))
+  labels, logits = np.array([0, 2, 2]), np.float32([[0.9, 0, 0.8], [0.1, 0, 0.7], [0, 0, 1]])
+  scores = multi_label.score(predictions(labels, logits), ('a', 'b', 'c'))
   assert scores.positives.tolist() == [1, 0, 2]
   assert scores.mean_ap == pytest.approx((1 + (1 + 2 / 3) / 2) / 2, abs=1e-12)
 
