@@ -23,7 +23,7 @@ GROWN = {'a': (16, 16, 16), 'b': (32, 8, 8), 'c': (4, 32, 32)}
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The experiment; `arg` may be `kernels=grown` or `core`, and `size=B`, `L` or `H`.
+  """The experiment; `arg` may be `kernels=grown` or `core`, and `size=Ti`, `S`, `B`, `L` or `H`.
 
   Raises:
     ValueError: other kernels.

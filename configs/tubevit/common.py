@@ -57,7 +57,7 @@ def experiment(
   Args:
     name: of the config file.
     dataset: a key of `RECIPES`.
-    size: of the trunk: B, L or H (Table 2), or another key of `common.VIT_SIZES`.
+    size: of the trunk: B, L or H (Table 2), or Ti or S, which the paper has not.
     tubes: as `trunks.tubevit` takes them.
     images: whether minibatches of ImageNet take turns with those of the dataset.
     steps: of both together.
@@ -90,6 +90,8 @@ def experiment(
   config.log_every = '100 steps'
   config.init_from = common.from_scratch()
   config.update(common.machinery(loader_threads=16))
+  # DEVIATION: the supplement does not say how minibatches are drawn. In turns, so that of the 300,000
+  # steps 150,000 are of clips; a minibatch has one loss, and equal shares need no weights.
   config.mixture.sampling = 'alternating'
   return config
 
@@ -124,7 +126,7 @@ def _dataset(name: str) -> dict[str, Any]:
     256,
     224,
     fps=recipe.get('fps', 15.0),
-    # Flips are ours; three classes of Something-Something v2 say left or right.
+    # Flips are ours; six classes of Something-Something v2 say left or right.
     flip_prob=0.0 if name == 'ssv2' else 0.5,
   )
   return {**dataset, 'clip': clip}

@@ -47,11 +47,13 @@ def get_config(arg: str = '') -> ConfigDict:
   """The experiment; `arg` may be `mode=...`, and `epochs=...` of the clips.
 
   Raises:
-    ValueError: another mode.
+    ValueError: another mode, less than one epoch.
   """
   choice = common.parse_arg(arg, mode='joint', epochs=EPOCHS)
   if choice['mode'] not in MODES:
     raise ValueError(f'Unknown mode {choice["mode"]!r}; known: {sorted(MODES)}.')
+  if choice['epochs'] < 1:
+    raise ValueError(f'`epochs` is {choice["epochs"]}: expected at least 1.')
   names, tubes = MODES[choice['mode']]
   config = ConfigDict()
   config.name = f'tubevit/demo_{choice["mode"]}'

@@ -51,10 +51,10 @@ def get_config(arg: str = '') -> ConfigDict:
   Raises:
     ValueError: another argument, an unknown kernel or stride.
   """
-  key, _, row = arg.partition('=')
-  if key not in ('', 'tubes'):
+  key, _, row = (arg or f'tubes={ROWS[-1]}').partition('=')
+  if key != 'tubes':
     raise ValueError(f"Unknown config argument {key!r}; known: 'tubes'.")
-  tubes = _tubes(row or ROWS[-1])
+  tubes = _tubes(row)
   return common.experiment('k600_tubes', 'kinetics600', tubes=tubes, steps=50_000)
 
 

@@ -16,6 +16,6 @@ from configs.tubevit import common
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  """The experiment; `arg` may be `size=B`, `L` or `H`."""
+  """The experiment; `arg` may be `size=Ti`, `S`, `B`, `L` or `H`."""
   size = parse_arg(arg, size='B')['size']
   return common.experiment('ssv2', 'ssv2', size)

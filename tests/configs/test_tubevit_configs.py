@@ -77,6 +77,8 @@ def test_table_1(name):
 @pytest.mark.parametrize(
   ('size', 'expected'),
   [
+    ('Ti', (12, 192, 768, 3, 5e-5, 1e-3)),
+    ('S', (12, 384, 1536, 6, 5e-5, 1e-3)),
     ('B', (12, 768, 3072, 12, 5e-5, 1e-3)),
     ('L', (24, 1024, 4096, 16, 1e-5, 1e-5)),
     ('H', (32, 1280, 5120, 16, 1e-5, 1e-5)),
@@ -117,6 +119,13 @@ def test_tokens():
   assert tokens(grown, 'charades') == {'a': 8 * 49, 'b': 19 * 49, 'c': 8 * 49, 'd': 4 * 196}
 
 
+def test_charades_is_large_and_has_its_own_rate():
+  experiment = parse(load('charades')[1])
+  trunk, optimizer = experiment.trunk.arguments, experiment.optimizer
+  assert (trunk['num_layers'], trunk['hidden_size']) == (24, 1024)
+  assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-3, 1e-5)
+
+
 def test_charades_has_several_labels_and_larger_kernels():
   grown, core = (parse(load('charades', f'kernels={k}')[1]) for k in ('grown', 'core'))
   (task,) = grown.tasks.values()
@@ -134,17 +143,19 @@ def test_charades_has_several_labels_and_larger_kernels():
     load('charades', 'kernels=large')
 
 
+def two_layers(name, arg):
+  """Program of a config with two layers; more are like them."""
+  config = load(name, arg)[1]
+  config.trunk.num_layers = 2
+  experiment = parse(config)
+  return build_program(experiment, data.facts_or_nominal(experiment), make_mesh(experiment.mesh))
+
+
 @pytest.fixture(scope='module')
 def programs():
-  """Name -> program of every config with two layers of Base width; the others are like them."""
-  built = {}
-  for name in FILES:
-    config = load(name, *(['size=B'] if name in TABLE_1 else []))[1]
-    config.trunk.num_layers = 2
-    experiment = parse(config)
-    facts = data.facts_or_nominal(experiment)
-    built[name] = build_program(experiment, facts, make_mesh(experiment.mesh))
-  return built
+  """Name -> program of every config, of Base width; Charades also with the kernels of Table 3."""
+  built = {name: two_layers(name, 'size=B' if name in TABLE_1 else '') for name in FILES}
+  return {**built, 'charades core': two_layers('charades', 'kernels=core,size=B')}
 
 
 def shapes(program):
@@ -158,6 +169,20 @@ def test_configs_build(programs):
     assert heads == {f'heads_{dataset}' for dataset in program.experiment.datasets}
     if name != 'k600_tubes':  # Charades and SSv2 start from the trunk of Kinetics-600.
       assert shapes(program) == shapes(programs['k600'])
+
+
+@pytest.mark.parametrize(('size', 'width'), [('Ti', 192), ('S', 384)])
+def test_smaller_sizes_build(size, width):
+  trunk = shapes(two_layers('k600', f'size={size}'))
+  assert trunk['tube_d']['kernel'] == (1, 16, 16, 3, width)
+  assert trunk['tube_b']['kernel'] == (16, 4, 4, 3, width // 4)
+
+
+def test_half_of_the_minibatches_are_clips(programs):
+  program = programs['k400']
+  assert program.lengths.total == 300_000
+  of_each = 150_000 * 256
+  assert program.examples_seen(300_000) == {'kinetics400': of_each, 'imagenet': of_each}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +220,7 @@ def test_rows_of_table_5(row):
   assert set(experiment.datasets) == {'kinetics600'}
 
 
-@pytest.mark.parametrize('row', ['a+iv,x+v', 'a+vi', 'a', 'a+iv,,b+v'])
+@pytest.mark.parametrize('row', ['a+iv,x+v', 'a+vi', 'a', 'a+iv,,b+v', ''])
 def test_tubes_that_table_5_does_not_know(row):
   with pytest.raises(ValueError, match=r'expected a kernel of a, b, .* and a stride of i, ii'):
     load('k600_tubes', f'tubes={row}')
@@ -204,6 +229,8 @@ def test_tubes_that_table_5_does_not_know(row):
 def test_other_arguments_are_refused():
   with pytest.raises(ValueError, match="Unknown config argument 'tube'"):
     load('k600_tubes', 'tube=a+iv')
+  with pytest.raises(ValueError, match="Unknown config argument ''"):
+    load('k600_tubes', '=a+iv')
   with pytest.raises(ValueError, match="Unknown size 'G'"):
     load('k600', 'size=G')
 
