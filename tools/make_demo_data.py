@@ -34,7 +34,7 @@ _TRAIN = flags.DEFINE_integer(
   'train',
   None,
   'Training clips of motion and of each dataset of relations, a multiple of 8, or of OUT/actions, of '
-  '16, or of OUT/clips, of 32. Default: 1600, of actions and relations 480, of OUT/clips 960.',
+  '16, or of OUT/clips, of 32. Default: 1600, of actions and relations 480, of OUT/clips 320.',
 )
 _TEST = flags.DEFINE_integer(
   'test', None, 'Test clips, likewise. Default: 160, of relations and OUT/clips 320.'

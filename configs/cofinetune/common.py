@@ -64,7 +64,7 @@ def experiment(
 
 def _dataset(name: str, side: int) -> dict[str, Any]:
   # 32 frames at stride 2, one view. Flips are ours: the paper names scale jitter and, for boxes, box
-  # jitter alone. Something-Something v2 is not flipped: three of its classes say left or right.
+  # jitter alone. Something-Something v2 is not flipped: six of its classes say left or right.
   clip = common.clip(
     32,
     2,

@@ -143,7 +143,7 @@ def _dataset(name: str, crop: int, spatial_views: int) -> dict[str, Any]:
       round(crop * 256 / 224),
       crop,
       scale_jitter=(0.9, 1.33),
-      # Table 7 flips everywhere, but three classes of Something-Something v2 say left or right.
+      # Table 7 flips everywhere, but six classes of Something-Something v2 say left or right.
       flip_prob=0.0 if name == 'ssv2' else 0.5,
     ),
   }
