@@ -85,15 +85,15 @@ def train(strategy: str, seed: int, epochs: int, data: Path, out: Path) -> dict[
 
 def main() -> None:
   """Trains what is missing and prints the table."""
-  COMPARISON.check(_STRATEGIES.value)
+  seeds = COMPARISON.check(_STRATEGIES.value, _SEEDS.value)
   data, out = Path(_DATA.value), Path(_OUT.value)
   demo_actors.write_actions(data / 'actions')
   demo_actors.write_actors(data / 'actors')
   results: dict[str, list[dict[str, float]]] = {name: [] for name in _STRATEGIES.value}
-  for seed in map(int, _SEEDS.value):
+  for seed in seeds:
     for strategy, runs in results.items():
       runs.append(train(strategy, seed, _EPOCHS.value, data, out))
-  COMPARISON.report(out, _SEEDS.value, _EPOCHS.value, results)
+  COMPARISON.report(out, seeds, _EPOCHS.value, results)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -35,18 +36,33 @@ class Comparison:
     metrics: name for people -> metric of the evaluation.
     claims: (strategy, other strategy, metric) where the first should be ahead.
     title: of the picture.
+    epochs: what the number of epochs counts.
   """
 
   strategies: Mapping[str, str]
   metrics: Mapping[str, str]
   claims: Sequence[tuple[str, str, str]]
   title: str = 'Demo data, equal total steps'
+  epochs: str = 'epochs'
 
-  def check(self, strategies: Sequence[str]) -> None:
-    """Raises ConfigError if one of the strategies is not known."""
+  def check(self, strategies: Sequence[str], seeds: Sequence[str]) -> list[int]:
+    """Checks the lists of the command line; the seeds.
+
+    Raises:
+      ConfigError: a list is empty or repeats itself, a strategy is not known, or a seed is not a
+        whole number of at least 0.
+    """
     unknown = sorted(set(strategies) - set(self.strategies))
     if unknown:
       raise ConfigError(f'--strategies: {unknown} are unknown; known: {sorted(self.strategies)}.')
+    odd = [seed for seed in seeds if not seed.isdecimal()]
+    if odd:
+      raise ConfigError(f'--seeds: {odd} are not whole numbers of at least 0.')
+    numbers = [int(seed) for seed in seeds]
+    for flag, values in (('strategies', strategies), ('seeds', numbers)):
+      if not values or len(set(values)) < len(values):
+        raise ConfigError(f'--{flag}: expected at least one, each once; got {list(values)}.')
+    return numbers
 
   def table(self, results: Results) -> str:
     """Mean and standard deviation over seeds, in percent, of every strategy."""
@@ -96,12 +112,14 @@ class Comparison:
     axes.legend(frameon=False)
     FigureCanvasAgg(figure).print_png(path)
 
-  def report(self, out: Path, seeds: Sequence[str], epochs: int, results: Results) -> None:
-    """Prints the table and the verdicts; writes `results.json` and `results.png`."""
-    summary = {'seeds': seeds, 'epochs': epochs, 'results': results}
+  def report(
+    self, out: Path, seeds: Sequence[int], epochs: int, results: Results, **more: Any
+  ) -> None:
+    """Prints the table and the verdicts; writes `results.json`, with `more`, and `results.png`."""
+    summary = {'seeds': seeds, 'epochs': epochs, **more, 'results': results}
     write_atomically(out / 'results.json', json.dumps(summary, indent=2) + '\n')
     self.chart_png(out / 'results.png', results)
-    print(f'\nDemo data, {epochs} epochs, {len(seeds)} seed(s), in percent:\n')
+    print(f'\nDemo data, {epochs} {self.epochs}, {len(seeds)} seed(s), in percent:\n')
     print('\n'.join([self.table(results), '', *self.verdicts(results)]))
     print(f'\n  results       {out / "results.json"}\n  picture       {out / "results.png"}')
 

@@ -161,19 +161,19 @@ def _line(one: Recovered) -> str:
 
 def main() -> None:
   """Trains what is missing and prints the table and the relations."""
-  COMPARISON.check(_STRATEGIES.value)
+  seeds = COMPARISON.check(_STRATEGIES.value, _SEEDS.value)
   data, out = Path(_DATA.value), Path(_OUT.value)
   for name in demo.DATASETS:
     demo_relations.write(data / name, name)
   results: dict[str, list[dict[str, float]]] = {name: [] for name in _STRATEGIES.value}
   found: dict[str, list[list[Recovered]]] = {}
-  for seed in map(int, _SEEDS.value):
+  for seed in seeds:
     for strategy, runs in results.items():
       workdir = out / f'seed{seed}-{_EPOCHS.value}-epochs' / strategy
       runs.append(train(strategy, seed, _EPOCHS.value, data, workdir))
       if weights := projections(workdir):
         found.setdefault(strategy, []).append(recovered(weights))
-  COMPARISON.report(out, _SEEDS.value, _EPOCHS.value, results)
+  COMPARISON.report(out, seeds, _EPOCHS.value, results)
   print('\n' + '\n'.join(describe(found)))
 
 

@@ -12,6 +12,7 @@ Ends with a table, `results.json` and `results.png`.
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ COMPARISON = comparison.Comparison(
   },
   metrics={name: name for name in (_CLIPS, _APPEARANCE, _MOTION)},
   title='Demo data',
+  epochs='epochs of the clips (of dense tubelets: equal FLOPs)',
   claims=(('joint', 'video', _CLIPS), ('video', 'dense', _CLIPS)),
 )
 
@@ -80,9 +82,16 @@ def flops(config: ConfigDict) -> float:
   return cost.cost_of(experiment, facts, 'clips').flops
 
 
-def describe(strategy: str, config: ConfigDict) -> str:
-  """What a strategy spends on clips."""
-  clips, one = steps(config) * config.batch_size, flops(config)
+def spent(config: ConfigDict) -> dict[str, float]:
+  """What a run spends on clips: minibatches of them, clips, and FLOPs of a forward pass on one."""
+  count = steps(config)
+  clips = count * parse(config).batch_size_of('clips')
+  return {'steps': count, 'clips': clips, 'flops_of_a_clip': flops(config)}
+
+
+def describe(strategy: str, spent: Mapping[str, float]) -> str:
+  """What a strategy spends on clips, for people."""
+  clips, one = spent['clips'], spent['flops_of_a_clip']
   return (
     f'{COMPARISON.strategies[strategy]:28}{clips:>8,} clips of {one / 1e6:.1f} MFLOPs, '
     f'{clips * one / 1e12:.3f} TFLOPs in forward passes'
@@ -117,18 +126,19 @@ def parts(predictions: str) -> dict[str, float]:
 
 def main() -> None:
   """Trains what is missing and prints the cost of each strategy and the table."""
-  COMPARISON.check(_STRATEGIES.value)
+  seeds = COMPARISON.check(_STRATEGIES.value, _SEEDS.value)
   folder, out, epochs = Path(_DATA.value), Path(_OUT.value), _EPOCHS.value
   demo_tubes.write_images(folder / 'images')
   demo_tubes.write_clips(folder / 'clips')
   configs = {name: config_of(name, epochs, folder) for name in _STRATEGIES.value}
-  print('\n'.join(describe(*item) for item in configs.items()), flush=True)
+  clips = {name: spent(config) for name, config in configs.items()}
+  print('\n'.join(describe(*item) for item in clips.items()), flush=True)
   results: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
-  for seed in map(int, _SEEDS.value):
+  for seed in seeds:
     for strategy, config in configs.items():
       workdir = out / f'seed{seed}-{epochs}-epochs' / strategy
       results[strategy].append(train(strategy, seed, config, workdir))
-  COMPARISON.report(out, _SEEDS.value, epochs, results)
+  COMPARISON.report(out, seeds, epochs, results, spent=clips)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """What the comparison programs print."""
 
+import dataclasses
 import json
 
 import pytest
@@ -37,14 +38,37 @@ def test_verdicts_go_seed_by_seed():
 
 
 def test_report(tmp_path, capsys):
-  COMPARISON.report(tmp_path, ['0', '1'], 3, RESULTS)
+  COMPARISON.report(tmp_path, [0, 1], 3, RESULTS)
   stored = json.loads((tmp_path / 'results.json').read_text())
-  assert stored == {'seeds': ['0', '1'], 'epochs': 3, 'results': RESULTS}
+  assert stored == {'seeds': [0, 1], 'epochs': 3, 'results': RESULTS}
   assert (tmp_path / 'results.png').read_bytes().startswith(b'\x89PNG')
   assert 'Demo data, 3 epochs, 2 seed(s), in percent:' in capsys.readouterr().out
 
 
+def test_report_says_what_the_epochs_are_of_and_what_was_spent(tmp_path, capsys):
+  spent = {'old': {'steps': 5}, 'new': {'steps': 4}}
+  ours = dataclasses.replace(COMPARISON, epochs='epochs of the clips')
+  ours.report(tmp_path, [0, 1], 3, RESULTS, spent=spent)
+  assert json.loads((tmp_path / 'results.json').read_text())['spent'] == spent
+  assert 'Demo data, 3 epochs of the clips, 2 seed(s), in percent:' in capsys.readouterr().out
+
+
 def test_unknown_strategies():
-  COMPARISON.check(['old', 'idle'])
+  assert COMPARISON.check(['old', 'idle'], ['10', '2']) == [10, 2]
   with pytest.raises(ConfigError, match=r"--strategies: \['odd'\] are unknown; known: \['idle'"):
-    COMPARISON.check(['new', 'odd'])
+    COMPARISON.check(['new', 'odd'], ['0'])
+
+
+@pytest.mark.parametrize(
+  ('strategies', 'seeds', 'message'),
+  [
+    ([], ['0'], r'--strategies: expected at least one, each once; got \[\]'),
+    (['new', 'old', 'new'], ['0'], r"--strategies: .* got \['new', 'old', 'new'\]"),
+    (['new'], [], r'--seeds: expected at least one, each once; got \[\]'),
+    (['new'], ['1', '01'], r'--seeds: .* got \[1, 1\]'),
+    (['new'], ['0', '-1', 'x', ''], r"--seeds: \['-1', 'x', ''\] are not whole numbers"),
+  ],
+)
+def test_lists_are_checked(strategies, seeds, message):
+  with pytest.raises(ConfigError, match=message):
+    COMPARISON.check(strategies, seeds)

@@ -26,8 +26,16 @@ def test_equal_steps_of_clips_and_equal_compute(folder):
   assert set(configs['joint'].datasets) == {'clips', 'images'}
   flops = {name: tubevit.flops(config) for name, config in configs.items()}
   assert flops['joint'] == flops['video'] < flops['dense']
-  spent = {name: steps[name] * flops[name] for name in steps}
-  assert spent['dense'] == pytest.approx(spent['video'], rel=0.5 / steps['dense'])
+  compute = {name: steps[name] * flops[name] for name in steps}
+  assert compute['dense'] == pytest.approx(compute['video'], rel=0.5 / steps['dense'])
+  configs['video'].datasets.clips.batch_size = 8  # The clips' own counts.
+  spent = tubevit.spent(configs['video'])
+  assert spent == {
+    'steps': steps['video'],
+    'clips': 8 * steps['video'],
+    'flops_of_a_clip': flops['video'],
+  }
+  assert f' {8 * steps["video"]:,} clips of ' in tubevit.describe('video', spent)
   for config in configs.values():
     total = int(config.duration.split()[0])
     assert config.optimizer.warmup == f'{total // 20} steps'
@@ -42,6 +50,8 @@ def test_a_clip_is_scored_by_its_parts():
   assert found == {'their appearance': 0.5, 'their motion': 0.5}
 
 
-def test_unknown_modes():
+def test_other_arguments_are_refused():
   with pytest.raises(ValueError, match="Unknown mode 'images'; known"):
     demo.get_config('mode=images')
+  with pytest.raises(ValueError, match='`epochs` is 0: expected at least 1'):
+    demo.get_config('epochs=0')
