@@ -17,7 +17,7 @@ from configs.multitrain import common as multitrain
 from configs.multitrain import trunks
 from configs.vivit import common as vivit
 
-EPOCHS = 20
+EPOCHS = 16
 SIDE = 48  # px
 DATA = 'data/demo_relations'
 DATASETS = ('blocks', 'stars', 'comets')

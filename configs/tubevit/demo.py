@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.tubevit import trunks
 
-EPOCHS = 50  # of the clips
+EPOCHS = 32  # of the clips
 CLIPS = 320  # of training, as tools.make_demo_data writes them
 BATCH = 16
 SIDE = 48  # px
