@@ -201,10 +201,12 @@ def test_text_of_a_shards_defect():
   assert text == 'a, byte 7: framing: truncated\ndata: 1 defect in 3 records (9 frames): framing 1.'
 
 
-def test_images_are_called_so_and_drawn(tmp_path):
-  demo_tubes.write_images(tmp_path, train=8, test=8)
-  dataset = sources.open_dataset(tmp_path, 'test', {'appearance': 'appearance'})
-  lines = squeezed(browse.overview(sources.contents(tmp_path), dataset))
+def test_images_are_called_so_and_drawn(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # The sheet names the place, and is as wide as that needs.
+  place = Path('images')
+  demo_tubes.write_images(place, train=8, test=8)
+  dataset = sources.open_dataset(place, 'test', {'appearance': 'appearance'})
+  lines = squeezed(browse.overview(sources.contents(place), dataset))
   assert lines[1:6] == [
     'train 8 images',
     'test 8 images',
