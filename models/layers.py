@@ -7,7 +7,7 @@ streams: one, called 'dropout'.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import einops
@@ -379,6 +379,36 @@ class Encoder(nn.Module):
 
   def _rates(self) -> list[float]:
     return stochastic_depth_rates(self.stochastic_depth_rate, self.num_layers)
+
+
+def check_choices(trunk: nn.Module, choices: Mapping[str, Collection[str]]) -> None:
+  """Raises ConfigError unless each attribute of a trunk is one of its choices."""
+  for field, known in choices.items():
+    if getattr(trunk, field) not in known:
+      raise ConfigError(f'trunk.{field}={getattr(trunk, field)!r}: expected one of {known}.')
+
+
+def check_encoder(trunk: nn.Module, least_width: int = 1) -> None:
+  """Raises ConfigError unless a trunk's attributes that `EncoderBlock` and `Encoder` take are in range.
+
+  They are `hidden_size`, `num_layers`, `num_heads`, `mlp_dim`, the three rates and `attention_kernel`.
+  """
+  sizes = {'hidden_size': least_width, 'num_layers': 1, 'num_heads': 1, 'mlp_dim': 1}
+  for field, least in sizes.items():
+    if getattr(trunk, field) < least:
+      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected at least {least}.')
+  if trunk.hidden_size % trunk.num_heads:
+    raise ConfigError(
+      f'trunk.num_heads={trunk.num_heads} does not divide trunk.hidden_size={trunk.hidden_size}.'
+    )
+  for field in ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate'):
+    if not 0.0 <= getattr(trunk, field) < 1.0:
+      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected a rate in [0, 1).')
+  if trunk.attention_kernel == 'fused' and trunk.attention_dropout_rate > 0.0:
+    raise ConfigError(
+      "trunk.attention_kernel='fused' has no dropout of attention weights; set "
+      'trunk.attention_dropout_rate=0.0.'
+    )
 
 
 def prepend_class_token(module: nn.Module, name: str, tokens: jax.Array) -> jax.Array:

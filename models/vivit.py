@@ -419,19 +419,8 @@ class ViViT(nn.Module):
 
 def _check(trunk: ViViT) -> None:
   """Raises ConfigError for attributes that are out of range or contradict each other."""
-  for field, choices in _CHOICES.items():
-    if getattr(trunk, field) not in choices:
-      raise ConfigError(f'trunk.{field}={getattr(trunk, field)!r}: expected one of {choices}.')
-  for field in ('hidden_size', 'num_layers', 'num_heads', 'mlp_dim'):
-    if getattr(trunk, field) < 1:
-      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected at least 1.')
-  if trunk.hidden_size % trunk.num_heads:
-    raise ConfigError(
-      f'trunk.num_heads={trunk.num_heads} does not divide trunk.hidden_size={trunk.hidden_size}.'
-    )
-  for field in ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate'):
-    if not 0.0 <= getattr(trunk, field) < 1.0:
-      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected a rate in [0, 1).')
+  layers.check_choices(trunk, _CHOICES)
+  layers.check_encoder(trunk)
   if len(trunk.tubelet) != 3 or min(trunk.tubelet) < 1:
     raise ConfigError(f'trunk.tubelet={trunk.tubelet}: expected (t, h, w), each at least 1.')
   positions = trunk.position_grid
@@ -469,10 +458,6 @@ def _contradictions(trunk: ViViT) -> list[str]:
     "tokeniser='uniform_frames' and only then.": uniform != bool(trunk.num_sampled_frames),
     f"trunk.tubelet={tuple(trunk.tubelet)}: 'uniform_frames' has 2-D patches; set t = 1.": (
       uniform and trunk.tubelet[0] != 1
-    ),
-    "trunk.attention_kernel='fused' has no dropout of attention weights; set "
-    'trunk.attention_dropout_rate=0.0.': (
-      trunk.attention_kernel == 'fused' and trunk.attention_dropout_rate > 0.0
     ),
     "trunk.kernel_init_method='central_frame' needs tokeniser='tubelet'.": uniform and central,
   }

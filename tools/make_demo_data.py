@@ -4,7 +4,7 @@ Kinds: `motion`, 8 classes that only the order of frames tells apart; `actors`, 
 shared motions: OUT/actions for classification, and OUT/actors for detection, several actors a clip,
 with few training examples of some motions; `relations`, three datasets with 8 motions each, OUT/blocks,
 OUT/stars and OUT/comets, most of them shared under other names and looks; `tubes`, OUT/images of 8
-patterned shapes, and OUT/clips of them in motion, 32 classes.
+striped shapes, and OUT/clips of them in motion, 32 classes.
 
 Example:
   python -m tools.make_demo_data --out=data/demo

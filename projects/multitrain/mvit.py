@@ -267,9 +267,8 @@ def _check(trunk: MViT) -> None:
         f'trunk.num_heads[{stage}]={heads} does not divide trunk.hidden_sizes[{stage}]={size}.'
       )
   _check_sizes(trunk)
-  for name, choices in (('attention_kernel', KERNELS), ('remat', tuple(layers.REMAT_POLICIES))):
-    if getattr(trunk, name) not in choices:
-      raise ConfigError(f'trunk.{name}={getattr(trunk, name)!r}: expected one of {choices}.')
+  choices = {'attention_kernel': KERNELS, 'remat': tuple(layers.REMAT_POLICIES)}
+  layers.check_choices(trunk, choices)
   if trunk.mlp_ratio < 1:
     raise ConfigError(f'trunk.mlp_ratio={trunk.mlp_ratio}: expected at least 1.')
   if not 0.0 <= trunk.stochastic_depth_rate < 1.0:

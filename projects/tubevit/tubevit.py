@@ -192,24 +192,8 @@ class TubeViT(nn.Module):
 
 def _check(trunk: TubeViT) -> None:
   """Raises ConfigError for attributes that are out of range or contradict each other."""
-  for field, choices in _CHOICES.items():
-    if getattr(trunk, field) not in choices:
-      raise ConfigError(f'trunk.{field}={getattr(trunk, field)!r}: expected one of {choices}.')
-  for field, least in (('hidden_size', 6), ('num_layers', 1), ('num_heads', 1), ('mlp_dim', 1)):
-    if getattr(trunk, field) < least:
-      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected at least {least}.')
-  if trunk.hidden_size % trunk.num_heads:
-    raise ConfigError(
-      f'trunk.num_heads={trunk.num_heads} does not divide trunk.hidden_size={trunk.hidden_size}.'
-    )
-  for field in ('dropout_rate', 'attention_dropout_rate', 'stochastic_depth_rate'):
-    if not 0.0 <= getattr(trunk, field) < 1.0:
-      raise ConfigError(f'trunk.{field}={getattr(trunk, field)}: expected a rate in [0, 1).')
-  if trunk.attention_kernel == 'fused' and trunk.attention_dropout_rate > 0.0:
-    raise ConfigError(
-      "trunk.attention_kernel='fused' has no dropout of attention weights; set "
-      'trunk.attention_dropout_rate=0.0.'
-    )
+  layers.check_choices(trunk, _CHOICES)
+  layers.check_encoder(trunk, least_width=6)  # Of the positions.
   _check_tubes(trunk)
 
 
