@@ -44,7 +44,7 @@ def test_an_error_inside_a_worker_reaches_the_caller(tmp_path, video_root):
 # Builds in a process of its own; its worker, which imports this file too, waits in one row until
 # the file `go` is there.
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from datasets import build, workers
 from errors import DataError
@@ -60,6 +60,8 @@ def slow(row, settings):
 build.convert_row = slow
 
 if __name__ == '__main__':
+  # A test run started in the background may ignore SIGINT, and children inherit that.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     build.build(
       make_plan(sys.argv[1], sys.argv[2], shards=6),
