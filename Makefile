@@ -11,12 +11,14 @@ RELATIONS_DATA ?= data/demo_relations
 MULTITRAIN_RUNS ?= runs/demo_multitrain
 TUBES_DATA ?= data/demo_tubes
 TUBEVIT_RUNS ?= runs/demo_tubevit
+SCENES_DATA ?= data/demo_scenes
+UNIFORMERV2_RUNS ?= runs/demo_uniformerv2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit test lint types format lock benchmark clean
+.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit demo-uniformerv2 test lint types format lock benchmark clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Tubelet needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.11")'
@@ -39,6 +41,9 @@ demo-multitrain: $(STAMP)  ## Train on three small datasets at once, with MultiT
 
 demo-tubevit: $(STAMP)  ## Train on small clips alone, and on clips and images jointly
 	$(BIN)/python -m benchmarks.tubevit --data=$(TUBES_DATA) --out=$(TUBEVIT_RUNS)
+
+demo-uniformerv2: $(STAMP)  ## Arm a small image ViT for video with global blocks and with local ones
+	$(BIN)/python -m benchmarks.uniformerv2 --data=$(SCENES_DATA) --out=$(UNIFORMERV2_RUNS)
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -65,4 +70,5 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
-	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS) $(TUBES_DATA) $(TUBEVIT_RUNS)
+	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS) $(TUBES_DATA) $(TUBEVIT_RUNS) $(SCENES_DATA) \
+	  $(UNIFORMERV2_RUNS)

@@ -1,16 +1,17 @@
 """Three procedural datasets: stills, and clips for whose classes single frames do not suffice.
 
-The classes of the clips come in pairs, 2k and 2k + 1, that share their frames:
+The classes of the clips come in pairs, 2k and 2k + 1, that share their frames, so that what adds up over
+frames, each seen alone, cannot tell the two apart:
 
-- `write_motions`: a disc whose stripes, rings or spokes move. Reversed, a clip of a class is one of its
-  partner: any two or three neighbouring frames tell them apart, and no single one, nor where a motion begins or
-  ends, as the pattern returns to itself.
-- `write_scenes`: a cluttered still in which a disc is seen for a while, and at another moment, frames away, a
-  cross. The class is which colours go together, so each of the two tells half of it: of four clips that
-  the two colours of a disc and those of a cross make, two are of a class and two of its partner, and the frames of
-  the former are, all together, those of the latter. What adds up over frames cannot tell them apart.
-- `write_stills`: single frames of both, labelled with what is to be seen: the disc's pattern, or the disc or
-  cross and its colour.
+- `write_motions`: a disc whose stripes, rings or spokes move at a constant speed. Reversed, a clip of a class
+  is one of its partner (the same JPEG bytes). Any two neighbouring frames show the direction, the first and
+  the last do not, as the pattern has come back to itself more than once.
+- `write_scenes`: amid grey clutter a coloured disc is seen for a while, and a coloured cross for another, half
+  of the clip away. The class is which colours go together, of which each shows half: two of the four clips that
+  two colours of the disc and two of the cross make are of a class and two of its partner, and all frames of
+  the former together are those of the latter. Which of the two comes first says nothing.
+- `write_stills`: single frames of both, labelled with what is to be seen: the pattern of the disc, or the
+  disc or cross and its colour.
 
 Never flip the motions: left and right are labels.
 """
@@ -87,7 +88,7 @@ def _scenes() -> Iterator[str]:
     disc, cross = _colours(pair).values()
     for other in (cross, cross[::-1]):
       pairs = zip(disc, other, strict=True)
-      yield ' or '.join(f'{one} disc with {two} cross' for one, two in pairs)
+      yield ' or '.join(f'{one} with {two}' for one, two in pairs)
 
 
 def _colours(pair: int) -> dict[str, list[str]]:
@@ -100,7 +101,7 @@ def _colours(pair: int) -> dict[str, list[str]]:
 
 
 SCENES = tuple(_scenes())
-"""Classes of the scenes: 2k and 2k + 1 have discs and crosses of the same colours, put together otherwise."""
+"""Classes of the scenes, the disc's colour first: 2k and 2k + 1 have the same colours, put together otherwise."""
 
 
 def write_stills(
@@ -315,7 +316,7 @@ def _coloured(
 
 
 def _standing(rng: np.random.Generator, radius: float, frames: int) -> dict[str, _Array]:
-  """Where an actor is that does not move, all of it in the picture."""
+  """Where an actor is that does not move; at most tips of it are outside the picture."""
   centre = rng.uniform(1.1 * radius, demo.SIZE - 1.1 * radius, 2)
   return {
     'centre': np.tile(centre, (frames, 1)),

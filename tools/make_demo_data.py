@@ -4,7 +4,8 @@ Kinds: `motion`, 8 classes that only the order of frames tells apart; `actors`, 
 shared motions: OUT/actions for classification, and OUT/actors for detection, several actors a clip,
 with few training examples of some motions; `relations`, three datasets with 8 motions each, OUT/blocks,
 OUT/stars and OUT/comets, most of them shared under other names and looks; `tubes`, OUT/images of 8
-striped shapes, and OUT/clips of them in motion, 32 classes.
+striped shapes, and OUT/clips of them in motion, 32 classes; `scenes`, OUT/stills of 12 things, and
+OUT/motions and OUT/scenes, 8 classes each that single frames do not tell apart.
 
 Example:
   python -m tools.make_demo_data --out=data/demo
@@ -12,6 +13,7 @@ Example:
   python -m tools.make_demo_data --kind=actors --out=data/demo_actors
   python -m tools.make_demo_data --kind=relations --out=data/demo_relations
   python -m tools.make_demo_data --kind=tubes --out=data/demo_tubes
+  python -m tools.make_demo_data --kind=scenes --out=data/demo_scenes
 """
 
 import functools
@@ -21,32 +23,39 @@ from pathlib import Path
 
 from absl import flags
 
-from datasets import demo, demo_actors, demo_relations, demo_tubes, manifest
+from datasets import demo, demo_actors, demo_relations, demo_scenes, demo_tubes, manifest
 from errors import ConfigError
 from tools import command
 
 _OUT = flags.DEFINE_string('out', None, 'Directory to write to.', allow_override=True)
 _KIND = flags.DEFINE_enum(
-  'kind', 'motion', ['motion', 'actors', 'relations', 'tubes'], 'What to write.'
+  'kind', 'motion', ['motion', 'actors', 'relations', 'tubes', 'scenes'], 'What to write.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
 _TRAIN = flags.DEFINE_integer(
   'train',
   None,
-  'Training clips of motion and of each dataset of relations, a multiple of 8, or of OUT/actions, of '
-  '16, or of OUT/clips, of 32. Default: 1600, of actions and relations 480, of OUT/clips 320.',
+  'Training clips of motion and of each dataset of relations, a multiple of 8, or of OUT/actions, '
+  'OUT/motions and OUT/scenes, of 16, or of OUT/clips, of 32. Default: 1600, of actions and relations '
+  '480, of OUT/clips 320, of OUT/motions and OUT/scenes 640.',
 )
 _TEST = flags.DEFINE_integer(
-  'test', None, 'Test clips, likewise. Default: 160, of relations and OUT/clips 320.'
+  'test',
+  None,
+  'Test clips, likewise. Default: 160, of relations, OUT/clips, OUT/motions and OUT/scenes 320.',
 )
 _ACTORS_TRAIN = flags.DEFINE_integer(
   'actors_train', None, 'Training clips of OUT/actors, a multiple of 8. Default: 96.'
 )
 _ACTORS_TEST = flags.DEFINE_integer('actors_test', None, 'Test clips, likewise. Default: 240.')
 _IMAGES_TRAIN = flags.DEFINE_integer(
-  'images_train', None, 'Training images of OUT/images, a multiple of 8. Default: 2400.'
+  'images_train',
+  None,
+  'Training images of OUT/images, a multiple of 8, or of OUT/stills, of 12. Default: 2400.',
 )
-_IMAGES_TEST = flags.DEFINE_integer('images_test', None, 'Test images, likewise. Default: 320.')
+_IMAGES_TEST = flags.DEFINE_integer(
+  'images_test', None, 'Test images, likewise. Default: 320, of OUT/stills 240.'
+)
 
 
 def main() -> None:
@@ -62,8 +71,13 @@ def main() -> None:
       write = functools.partial(demo_relations.write, name=name)
       _write(write, out / name, _TRAIN.value, _TEST.value)
     return
+  images = (_IMAGES_TRAIN.value, _IMAGES_TEST.value)
+  if _KIND.value == 'scenes':
+    _write(demo_scenes.write_stills, out / 'stills', *images, what='stills')
+    _write(demo_scenes.write_motions, out / 'motions', _TRAIN.value, _TEST.value)
+    _write(demo_scenes.write_scenes, out / 'scenes', _TRAIN.value, _TEST.value)
+    return
   if _KIND.value == 'tubes':
-    images = (_IMAGES_TRAIN.value, _IMAGES_TEST.value)
     _write(demo_tubes.write_images, out / 'images', *images, what='images')
     _write(demo_tubes.write_clips, out / 'clips', _TRAIN.value, _TEST.value)
     return
