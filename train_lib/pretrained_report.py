@@ -75,5 +75,5 @@ class LoadReport:
 
 def _group(path: str) -> str:
   """Three levels of a path, all layers as one."""
-  path = re.sub(r'encoderblock_\d+', 'encoderblock_*', path)
+  path = re.sub(r'(encoderblock|global)_\d+', r'\1_*', path)
   return '/'.join(path.split('/')[: 3 if path.startswith('trunk/') else 2])
