@@ -51,7 +51,7 @@ class InitFromConfig:
   """What to load and how to fit it; the config's `init_from`.
 
   Attributes:
-    path: checkpoint file.
+    path: checkpoint file, or the folder of another run; docs/pretrained.md lists the layouts.
     kernel_inflation: 2-D to 3-D kernels: 'central_frame' (Eq. 9), 'average' (Eq. 8), 'average_arp',
       or 'none': the kernel stays as initialised (Table 1, random initialisation). A trunk with several
       kernels over pixels, `tube_NAME/kernel`, gets all of them from an image model's one, as

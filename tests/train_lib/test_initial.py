@@ -56,5 +56,7 @@ def test_statistics_of_another_run(program, tiny_config, build, tmp_path, kind):
   with contextlib.redirect_stdout(io.StringIO()) as printed:
     state = initial.fresh_state(other, initial.read_weights(other, whole=True))
   assert re.search('loaded +batch_stats/trunk', printed.getvalue())
+  total = sum(x.size for x in jax.tree.leaves(params))
+  assert f'{total:,} of {total:,} in the model are filled' in printed.getvalue()
   expected = jax.tree.leaves({'params': params, **statistics})
   assert all(map(np.array_equal, jax.tree.leaves(state.eval_variables), expected))
