@@ -10,6 +10,9 @@ from train_lib import params_file, pretrained_vit
 from train_lib.pretrained_vit import Arrays
 from train_lib.state import OBJECTIVE
 
+# Running statistics, which are no parameters.
+_STATISTICS = 'batch_stats'
+
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', '', 'State dict by official names, .npz or .safetensors.', allow_override=True
 )
@@ -22,7 +25,7 @@ def convert(from_official: Callable[[Arrays], Arrays]) -> None:
   Args:
     from_official: official name -> array, to what `init_from.path` reads: the trunk's arrays at the top,
       heads as `heads_TASK` or, without a name, as `output_projection` and `pre_logits`, the objective's
-      under `objective`.
+      under `objective`, running statistics under `batch_stats`.
 
   Raises:
     ConfigError: A flag is missing, there is no such file, or the other cannot be written.
@@ -35,10 +38,13 @@ def convert(from_official: Callable[[Arrays], Arrays]) -> None:
     raise ConfigError(f'--checkpoint={_CHECKPOINT.value}: there is no such file.')
   arrays = from_official(pretrained_vit.read_arrays(_CHECKPOINT.value))
   params_file.write_arrays(Path(_OUT.value), arrays)
-  sizes = {'trunk': 0, 'heads': 0, 'objective': 0}
+  sizes = {'trunk': 0, 'heads': 0, 'objective': 0, _STATISTICS: 0}
   for name, array in arrays.items():
     scope = name.split('/')[0]
     head = scope.startswith('heads_') or scope in ('output_projection', 'pre_logits')
-    sizes[scope if scope == OBJECTIVE else 'heads' if head else 'trunk'] += array.size
+    own = scope in (OBJECTIVE, _STATISTICS)
+    sizes[scope if own else 'heads' if head else 'trunk'] += array.size
+  statistics = sizes.pop(_STATISTICS)
   parts = ', '.join(f'{name} {size:,}' for name, size in sizes.items() if size)
-  print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}).')
+  rest = f', {statistics:,} running statistics' if statistics else ''
+  print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}){rest}.')
