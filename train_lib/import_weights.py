@@ -11,10 +11,7 @@ from train_lib.state import OBJECTIVE, STATISTICS
 from train_lib.weight_files import Arrays, read_arrays
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint',
-  '',
-  'State dict by official names: .npz, .safetensors, .pt, .pth.',
-  allow_override=True,
+  'checkpoint', '', 'State dict by official names: .npz, .safetensors or .pth.', allow_override=True
 )
 _OUT = flags.DEFINE_string('out', '', 'The .npz to write.', allow_override=True)
 
@@ -25,7 +22,7 @@ def convert(from_official: Callable[[Arrays], Arrays]) -> None:
   Args:
     from_official: official name -> array, to what `init_from.path` reads: the trunk's arrays at the top,
       heads as `heads_TASK` or, without a name, as `output_projection` and `pre_logits`, the objective's
-      under `objective`, statistics of batch normalisation as `batch_stats/trunk/...`.
+      under `objective`, running statistics under `batch_stats`.
 
   Raises:
     ConfigError: A flag is missing, there is no such file, or the other cannot be written.
@@ -42,8 +39,9 @@ def convert(from_official: Callable[[Arrays], Arrays]) -> None:
   for name, array in arrays.items():
     scope = name.split('/')[0]
     head = scope.startswith('heads_') or scope in ('output_projection', 'pre_logits')
-    sizes[scope if scope in (OBJECTIVE, STATISTICS) else 'heads' if head else 'trunk'] += array.size
+    own = scope in (OBJECTIVE, STATISTICS)
+    sizes[scope if own else 'heads' if head else 'trunk'] += array.size
   statistics = sizes.pop(STATISTICS)
   parts = ', '.join(f'{name} {size:,}' for name, size in sizes.items() if size)
-  kept = f', {statistics:,} statistics' if statistics else ''
-  print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}){kept}.')
+  rest = f', {statistics:,} running statistics' if statistics else ''
+  print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}){rest}.')
