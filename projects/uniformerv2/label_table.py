@@ -20,6 +20,9 @@ from datasets.class_names import normalise_class_name
 SETS = ('k400', 'k600', 'k700')
 """The three sets, oldest first."""
 
+SYNONYMS = Path(__file__).with_name('class_synonyms.csv')
+"""`LabelTable.synonyms` as the csv that `init_from.class_synonyms` takes."""
+
 _FILE = Path(__file__).with_name('kinetics710_classes.csv')
 
 

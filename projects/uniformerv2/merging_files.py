@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,7 +55,7 @@ def _write_lists(folder: Path, merged: Merged) -> list[str]:
     rows = (_row(clip, clip.name if file in own else clip.label) for clip in clips)
     _write_csv(folder / file, (*COLUMNS, 'set'), with_progress(rows, len(clips), f'writing {file}'))
   (folder / 'classes.txt').write_text('\n'.join(table.labels) + '\n', encoding='utf-8')
-  _write_csv(folder / 'class_synonyms.csv', ('name', 'label'), table.synonyms().items())
+  shutil.copyfile(label_table.SYNONYMS, folder / label_table.SYNONYMS.name)
   _write_csv(folder / 'changes.csv', _CHANGES, _changes(merged))
   return ['train.csv', *own]
 

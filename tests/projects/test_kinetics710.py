@@ -9,6 +9,7 @@ from absl.testing import flagsaver
 from datasets import annotation_layouts, annotations
 from errors import ConfigError, DataError
 from projects.uniformerv2 import kinetics710, kinetics_lists, label_table, merging
+from train_lib import label_map
 
 # UniFormerV2, appendix F: 8 and 2 labels are in Kinetics-400 and Kinetics-600 alone.
 ONLY_K400 = {
@@ -106,6 +107,7 @@ def test_symbols_and_case_do_not_matter_and_synonyms_do():
   assert table.label_of('k600', 'dying hair') is None  # Kinetics-600 does not say so.
   assert table.label_of('k600', 'vault') is None
   assert len(table.synonyms()) == 16 and table.synonyms()['tying tie'] == 'tying necktie'
+  assert label_map.read_synonyms(label_table.SYNONYMS) == list(table.synonyms().items())
 
 
 def test_a_merge(tmp_path, capsys):

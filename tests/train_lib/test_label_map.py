@@ -133,7 +133,11 @@ def test_kinetics_710_to_its_three_sets_at_once():
   arrays = pretrained_vit.flatten({**before['trunk'], 'heads_k710': before['heads_k710']})
   wanted = {name: tuple(sorted(table.official[name].values())) for name in label_table.SETS}
   arrays, rows = label_map.map_heads(
-    arrays, {'k710': table.labels}, wanted, list(table.synonyms().items()), 'k710.npz'
+    arrays,
+    {'k710': table.labels},
+    wanted,
+    label_map.read_synonyms(label_table.SYNONYMS),
+    'k710.npz',
   )
   after, report = load_pretrained(
     shapes['params'], arrays, grid=(1, 1, 2), options=InitFromConfig('', load_head=True)
