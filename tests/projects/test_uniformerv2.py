@@ -154,17 +154,22 @@ STARTS_AS_THE_VIT = {
 }
 
 
+def with_module(module):
+  changes = STARTS_AS_THE_VIT.get(module, {})
+  return trunk_of(num_layers=1, temporal_module=module, **changes, **LAST)
+
+
 @functools.cache
 def plain():
   """(variables, features) of a ViT on each frame."""
-  trunk = trunk_of(**LAST)
+  trunk = trunk_of(num_layers=1, **LAST)
   variables = random_like(shapes_of(trunk))
   return variables, run(trunk, variables)
 
 
 @pytest.mark.parametrize('module', STARTS_AS_THE_VIT)
 def test_temporal_modules_start_as_the_image_vit(module):
-  trunk = trunk_of(temporal_module=module, **STARTS_AS_THE_VIT[module], **LAST)
+  trunk = with_module(module)
   variables = initialised(trunk)
   vit, expected = plain()
   own = flat(variables['params'])
@@ -177,7 +182,7 @@ def test_temporal_modules_start_as_the_image_vit(module):
 
 @pytest.mark.parametrize('module', ['none', *STARTS_AS_THE_VIT, 'shift', 'joint', 'transformer'])
 def test_all_but_mean_pooling_see_the_order_of_frames(module):
-  trunk = trunk_of(temporal_module=module, **STARTS_AS_THE_VIT.get(module, {}), **LAST)
+  trunk = with_module(module)
   variables = random_like(shapes_of(trunk), scale=0.6)
   differ = run(trunk, variables).pooled - run(trunk, variables, VIDEO[:, ::-1]).pooled
   assert (np.abs(differ).max() > 1e-3) == (module != 'none')
@@ -187,16 +192,15 @@ def test_all_but_mean_pooling_see_the_order_of_frames(module):
 
 def test_global_blocks_start_as_the_class_tokens():
   """With all that is zero at first: the video token is zero, and the rest is half of the class token."""
-  trunk = trunk_of(global_layers=2)
-  own = initialised(trunk)['params']
-  params = flat(own)
+  trunk = trunk_of(num_layers=1)
+  params = flat(initialised(trunk)['params'])
   zeros = {name for name, x in params.items() if not np.any(x)}
   out = 'MultiHeadDotProductAttention_0/out'
   assert zeros >= {
     *('query', 'fusion_balance'),
-    *(f'global_{j}/{out}/{leaf}' for j in (0, 1) for leaf in ('kernel', 'bias')),
-    *(f'global_{j}/MlpBlock_0/Dense_1/{leaf}' for j in (0, 1) for leaf in ('kernel', 'bias')),
-    *(f'global_{j}/dpe/bias' for j in (0, 1)),
+    *(f'global_0/{out}/{leaf}' for leaf in ('kernel', 'bias')),
+    *(f'global_0/MlpBlock_0/Dense_1/{leaf}' for leaf in ('kernel', 'bias')),
+    'global_0/dpe/bias',
   }
   assert np.any(params['global_0/dpe/kernel']) and np.any(
     params['global_0/MlpBlock_0/Dense_0/kernel']
@@ -205,13 +209,11 @@ def test_global_blocks_start_as_the_class_tokens():
   vit = {n: x for n, x in flat(shared['params']).items() if not n.startswith('fusion_norm')}
   merged = flax.traverse_util.unflatten_dict({**params, **vit}, sep='/')
   found = run(trunk, {'params': merged})
-  norm = layers.layer_norm('fusion_norm', epsilon=1e-5, dtype=jnp.float32)
   # `plain` has its own scale and bias after the norm.
   theirs = shared['params']['fusion_norm']
   class_token = (expected.pooled - theirs['bias']) / theirs['scale']
   np.testing.assert_allclose(found.pooled, class_token, atol=1e-3)
   np.testing.assert_array_equal(found.tokens, expected.tokens)
-  assert norm.epsilon == 1e-5
 
 
 # Blocks.
@@ -235,9 +237,9 @@ def block_case(kind, **fields):
     if without_mlp:
       changed |= {k: 0 * v for k, v in changed.items() if k.startswith('MlpBlock_0/Dense_1')}
     nested = flax.traverse_util.unflatten_dict(changed, sep='/')
-    return np.asarray(plain_block.apply({'params': nested}, x, train=False))
+    return run(plain_block, {'params': nested}, x)
 
-  return variables, np.asarray(block.apply(variables, TOKENS, train=False)), apply
+  return variables, run(block, variables, TOKENS), apply
 
 
 def test_joint_attention_is_the_vits_on_one_long_frame():
@@ -255,10 +257,8 @@ def test_divided_attention_is_along_time_and_then_in_a_frame():
   attention = layers.MultiHeadAttention(num_heads=2)
   changed = TOKENS.copy()
   for place in range(4):
-    own = attention.apply(
-      {'params': variables['params']['temporal_attention']}, x[:, :, place], train=False
-    )
-    changed[:, :, 1 + place] += own
+    own = {'params': variables['params']['temporal_attention']}
+    changed[:, :, 1 + place] += run(attention, own, x[:, :, place])
   np.testing.assert_allclose(found, plain_block(changed), atol=1e-4)
 
 
@@ -285,7 +285,7 @@ def test_shift_is_in_the_branch_of_attention():
   silent = flat(variables['params'])
   silent |= {k: 0 * v for k, v in silent.items() if k.startswith('MlpBlock_0/Dense_1')}
   nested = flax.traverse_util.unflatten_dict(silent, sep='/')
-  found = blocks.Shift(**BLOCK).apply({'params': nested}, TOKENS, train=False)
+  found = run(blocks.Shift(**BLOCK), {'params': nested}, TOKENS)
   changed = TOKENS.copy()
   changed[:, :, 1:] = blocks.shifted(TOKENS[:, :, 1:])
   branch = plain_block(changed, without_mlp=True) - changed
@@ -349,8 +349,7 @@ def fused(fusion, queries):
     depth = modules['SpatialTransformer'][f'encoderblock_{j}']['__call__'][0]
 
     def call(query, context=None, block=block, j=j, depth=depth):
-      out = block.apply({'params': params[f'global_{j}']}, query, depth, context, train=False)
-      return np.asarray(out)
+      return np.asarray(compiled(block)({'params': params[f'global_{j}']}, query, depth, context))
 
     calls.append(call)
   return params, features.pooled, calls
@@ -367,10 +366,9 @@ def rows_of(params, j):
   return np.broadcast_to(params['query'][j], (2, *params['query'].shape[1:]))
 
 
-@pytest.mark.parametrize('queries', [1, 3])
-def test_fusions(queries):
+def test_fusions():
   """Section 3.3: what each global block gets, and what becomes of what it makes."""
-  expected = {}
+  queries, expected = 2, {}
   params, _, (first, second) = fused('sequential', queries)
   assert params['query'].shape == (1, queries, 16)
   expected['sequential'] = second(first(rows_of(params, 0))).mean(1)
@@ -649,16 +647,14 @@ def test_frozen_trunks_train_their_global_blocks_and_head():
 @pytest.mark.parametrize(
   ('module', 'changes', 'parameters'),
   [
-    ('none', {}, 85_933_230),
     ('attention', {}, 114_306_222),
     ('joint', {}, 85_939_374),
     ('convolution', {}, 85_970_094),
-    ('shift', {}, 85_933_230),
     ('transformer', {}, 128_468_142),
     ('local_mhra', {'local_repeats': 2}, 104_924_334),
   ],
 )
 def test_parameters_of_table_15(module, changes, parameters):
-  """The paper, in millions: 86, 114, 86, 86, 86, 128, 105."""
+  """The paper, in millions: 114, 86, 86, 128, 105."""
   shapes = full_size('B/16', 174, (8, 224, 224), temporal_module=module, **changes, **LAST)
   assert cost.count(shapes['params']) == parameters
