@@ -6,15 +6,12 @@ from pathlib import Path
 from absl import flags
 
 from errors import ConfigError
-from train_lib import params_file, pretrained_vit
-from train_lib.pretrained_vit import Arrays
-from train_lib.state import OBJECTIVE
-
-# Running statistics, which are no parameters.
-_STATISTICS = 'batch_stats'
+from train_lib import params_file
+from train_lib.state import OBJECTIVE, STATISTICS
+from train_lib.weight_files import Arrays, read_arrays
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', '', 'State dict by official names, .npz or .safetensors.', allow_override=True
+  'checkpoint', '', 'State dict by official names: .npz, .safetensors or .pth.', allow_override=True
 )
 _OUT = flags.DEFINE_string('out', '', 'The .npz to write.', allow_override=True)
 
@@ -36,15 +33,15 @@ def convert(from_official: Callable[[Arrays], Arrays]) -> None:
       raise ConfigError(f'{name} is missing: name a file.')
   if not Path(_CHECKPOINT.value).is_file():
     raise ConfigError(f'--checkpoint={_CHECKPOINT.value}: there is no such file.')
-  arrays = from_official(pretrained_vit.read_arrays(_CHECKPOINT.value))
+  arrays = from_official(read_arrays(_CHECKPOINT.value))
   params_file.write_arrays(Path(_OUT.value), arrays)
-  sizes = {'trunk': 0, 'heads': 0, 'objective': 0, _STATISTICS: 0}
+  sizes = {'trunk': 0, 'heads': 0, 'objective': 0, STATISTICS: 0}
   for name, array in arrays.items():
     scope = name.split('/')[0]
     head = scope.startswith('heads_') or scope in ('output_projection', 'pre_logits')
-    own = scope in (OBJECTIVE, _STATISTICS)
+    own = scope in (OBJECTIVE, STATISTICS)
     sizes[scope if own else 'heads' if head else 'trunk'] += array.size
-  statistics = sizes.pop(_STATISTICS)
+  statistics = sizes.pop(STATISTICS)
   parts = ', '.join(f'{name} {size:,}' for name, size in sizes.items() if size)
   rest = f', {statistics:,} running statistics' if statistics else ''
   print(f'{_OUT.value}: {sum(sizes.values()):,} parameters ({parts}){rest}.')

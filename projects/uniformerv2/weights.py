@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
-from train_lib.pretrained_vit import Arrays, from_torch
+from train_lib.pretrained_vit import from_torch
+from train_lib.weight_files import Arrays
 
 # In front of the names of released and of trained checkpoints.
 _CONTAINERS = ('model_state/', 'state_dict/', 'model/')
