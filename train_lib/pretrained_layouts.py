@@ -92,6 +92,7 @@ def canonicalise(arrays: Arrays, num_heads: int, name: str = 'arrays') -> Source
   for layout, is_layout, convert in _LAYOUTS:
     if is_layout(set(arrays)):
       canonical, notes = _fold_layer_scale(convert(arrays, num_heads))
+      canonical = _as_image_model(canonical)
       is_video = any(
         'SpatialTransformer/' in key or (key.endswith('kernel') and array.ndim == 5)
         for key, array in canonical.items()
@@ -131,6 +132,17 @@ def _check_computable(arrays: Arrays, name: str) -> None:
       raise CheckpointMismatchError(
         f'{name} has the arrays {", ".join(found[:4])}{more}: {reason}.'
       )
+
+
+def _as_image_model(canonical: Arrays) -> Arrays:
+  """A UniFormerV2 without any block for video is an image ViT, and gets the names of one."""
+  kernel = canonical.get('embedding/kernel')
+  by_frame = kernel is not None and kernel.ndim == 5 and kernel.shape[0] == 1
+  armed = any(re.search('(^|/)(local|temporal|global)_', key) for key in canonical)
+  if not by_frame or armed or 'fusion_norm/scale' not in canonical:
+    return canonical
+  renamed = {k.replace('SpatialTransformer/', 'Transformer/'): v for k, v in canonical.items()}
+  return {**renamed, 'embedding/kernel': kernel[0]}
 
 
 def _fold_layer_scale(canonical: Arrays) -> tuple[Arrays, dict[str, str]]:

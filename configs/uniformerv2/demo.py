@@ -24,7 +24,7 @@ FRAMES = 8
 DATA = 'data/demo_scenes'
 
 _LOCAL = {'temporal_module': 'local_mhra', 'local_repeats': 2}
-_GLOBAL = {'global_layers': 2, 'output': 'fused', 'global_dropout_rate': 0.0}
+_GLOBAL = {'global_layers': 1, 'output': 'fused', 'global_dropout_rate': 0.0}
 ROWS: dict[str, dict[str, Any]] = {
   'none': {},
   'global': _GLOBAL,
@@ -62,8 +62,9 @@ def get_config(arg: str = '') -> ConfigDict:
   config.log_every = '20 steps'
   config.compute_dtype = 'float32'
   config.trunk = _trunk(ROWS['none' if stills else row])
-  config.datasets = {data: _dataset(data, frames * (1 + config.trunk.temporal_downsampling))}
-  config.tasks = {data: common.linear_task(data)}
+  name = 'stills' if stills else 'clips'  # One name for both: their programs are the same.
+  config.datasets = {name: _dataset(data, frames * (1 + config.trunk.temporal_downsampling))}
+  config.tasks = {name: common.linear_task(name)}
   config.objective = common.weighted_sum_objective()
   config.pixels = common.CENTRED_PIXELS
   config.augment = common.no_augmentation()
@@ -81,11 +82,11 @@ def _trunk(blocks: dict[str, Any]) -> ConfigDict:
   return trunks.uniformerv2('Ti', **{**vit, 'global_layers': 0, 'output': 'class', **blocks})
 
 
-def _dataset(name: str, frames: int) -> dict[str, Any]:
+def _dataset(data: str, frames: int) -> dict[str, Any]:
   # No flips: one would turn "go left" into "go right". Sparse sampling, as the paper's.
   sampling = {'sampling': 'segments', 'scale_jitter': (0.9, 1.1)}
   return {
-    'dir': f'{DATA}/{name}',
+    'dir': f'{DATA}/{data}',
     'benchmark': '',
     'batch_size': 0,
     'weight': 0.0,

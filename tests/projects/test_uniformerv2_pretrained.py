@@ -159,3 +159,19 @@ def test_statistics_come_along():
     CheckpointMismatchError, match=r'- batch_stats/trunk/Spatial.*_1/local_1/norm/mean'
   ):
     load(drawn, (1, 8, 32, 32, 3), **ARMED)
+
+
+def test_one_without_blocks_for_video_is_an_image_model():
+  clip = below(read(CLIP[0])[0], 'state_dict/')
+  _, leaves, _ = load(clip, (1, 1, 32, 32, 3), **IMAGE_ONLY)
+  rng = np.random.default_rng(0)
+  drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), leaves['trunk'])
+  _, armed, report = load(drawn, (1, 4, 32, 32, 3), **ARMED)
+  assert rows(report, 'inflated') == {'trunk/embedding/kernel'}
+  assert report.count('resized', 'skipped') == 0
+  kernel = armed['trunk'].pop('embedding')['kernel']
+  np.testing.assert_array_equal(kernel[1], drawn.pop('embedding')['kernel'][0])
+  assert not kernel[[0, 2]].any()
+  filled = flax.traverse_util.flatten_dict(armed['trunk'])
+  for path, array in flax.traverse_util.flatten_dict(drawn).items():
+    np.testing.assert_array_equal(filled[path], array)
