@@ -136,10 +136,11 @@ def _check_computable(arrays: Arrays, name: str) -> None:
 
 def _as_image_model(canonical: Arrays) -> Arrays:
   """A UniFormerV2 without any block for video is an image ViT, and gets the names of one."""
-  kernel = canonical.get('embedding/kernel')
-  by_frame = kernel is not None and kernel.ndim == 5 and kernel.shape[0] == 1
+  if 'embedding/kernel' not in canonical or 'fusion_norm/scale' not in canonical:
+    return canonical
+  kernel = canonical['embedding/kernel']
   armed = any(re.search('(^|/)(local|temporal|global)_', key) for key in canonical)
-  if not by_frame or armed or 'fusion_norm/scale' not in canonical:
+  if armed or kernel.ndim != 5 or kernel.shape[0] > 1:
     return canonical
   renamed = {k.replace('SpatialTransformer/', 'Transformer/'): v for k, v in canonical.items()}
   return {**renamed, 'embedding/kernel': kernel[0]}

@@ -24,7 +24,7 @@ FRAMES = 8
 DATA = 'data/demo_scenes'
 
 _LOCAL = {'temporal_module': 'local_mhra', 'local_repeats': 2}
-_GLOBAL = {'global_layers': 1, 'output': 'fused', 'global_dropout_rate': 0.0}
+_GLOBAL = {'global_layers': 2, 'output': 'fused', 'global_dropout_rate': 0.0}
 ROWS: dict[str, dict[str, Any]] = {
   'none': {},
   'global': _GLOBAL,

@@ -27,10 +27,10 @@ def folder(tmp_path_factory):
 # Frames, tokens of each after the image ViT, local blocks, global blocks, what of it is read.
 ROWS = {
   'none': (8, (8, 4, 4), 'none', 0, 'class'),
-  'global': (8, (8, 4, 4), 'none', 1, 'fused'),
+  'global': (8, (8, 4, 4), 'none', 2, 'fused'),
   'local': (8, (8, 4, 4), 'local_mhra', 0, 'class'),
-  'both': (8, (8, 4, 4), 'local_mhra', 1, 'fused'),
-  'both_tdown': (16, (8, 4, 4), 'local_mhra', 1, 'fused'),
+  'both': (8, (8, 4, 4), 'local_mhra', 2, 'fused'),
+  'both_tdown': (16, (8, 4, 4), 'local_mhra', 2, 'fused'),
 }
 
 
