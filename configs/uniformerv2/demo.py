@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.uniformerv2 import trunks
 
-EPOCHS = 8  # of motions and scenes
+EPOCHS = 9  # of motions and scenes
 STILLS_EPOCHS = 10
 SIDE = 32  # px
 FRAMES = 8
