@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from errors import DataError
 
@@ -33,7 +34,8 @@ def write_mp4(path: str | os.PathLike[str], frames: Iterable[_Array], rate: floa
   codec = next(name for name in _CODECS if name in av.codecs_available)
   try:
     with av.open(f'file:{partial}', 'w') as container:
-      stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
+      exact = Fraction(rate).limit_denominator(1000)
+      stream = cast(VideoStream, container.add_stream(codec, rate=exact))
       stream.pix_fmt = 'yuv420p'
       for number, frame in enumerate(frames):
         if number == 0:

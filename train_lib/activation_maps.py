@@ -99,8 +99,12 @@ def _norms(
   def watch(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     path = tuple(context.module.path)
     is_call = context.method_name == '__call__' and path
-    if is_call and _BLOCK.fullmatch(path[-1]):  # Blocks that change the grid are told it.
-      grids |= {path: arg for arg in args if isinstance(arg, tuple) and len(arg) == 3}
+    if is_call and _BLOCK.fullmatch(path[-1]):
+      told = [
+        arg for arg in args if isinstance(arg, tuple)
+      ]  # Blocks that change the grid are told it.
+      if told:
+        grids[path] = told[0]
     out = next_fun(*args, **kwargs)
     if is_call and isinstance(context.module, nn.LayerNorm) and path[0] == 'trunk':
       of_block, last = _BLOCK.fullmatch(path[-2]), path[-1] == 'encoder_norm'

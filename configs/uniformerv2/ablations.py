@@ -60,9 +60,10 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     '1-12': {'global_layers': 12},
   },
   '9d': {
-    name: {'fusion': name} for name in ('sequential', 'parallel', 'hierarchical_kv', 'hierarchical_q')
+    name: {'fusion': name}
+    for name in ('sequential', 'parallel', 'hierarchical_kv', 'hierarchical_q')
   },
-  '9e': dict.fromkeys(('individual', 'joint', 'k710_joint', 'k710_individual'), {}),
+  '9e': {name: {} for name in ('individual', 'joint', 'k710_joint', 'k710_individual')},
   '12': {'global': {'output': 'global'}, 'global_local': {}},
   '14': {str(queries): {'num_queries': queries} for queries in (1, 4, 16)},
   '15': {

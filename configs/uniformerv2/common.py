@@ -93,7 +93,7 @@ def row(text: str) -> Row:
   found = _ROW.fullmatch(text)
   if not found:
     raise ValueError(
-      f"Unknown row {text!r}: expected b16, l14 or l16, where it applies _in21k or _in22k, _336 and "
+      f'Unknown row {text!r}: expected b16, l14 or l16, where it applies _in21k or _in22k, _336 and '
       "_frozen, then _FRAMESxCROPSxCLIPS with 1 or 3 crops, as 'l14_336_frozen_32x3x1'."
     )
   part = found.groupdict()
