@@ -54,7 +54,7 @@ class Layer:
   @property
   def num_patches(self) -> int:
     """Patches of a clip."""
-    return math.prod(self.grid) if self.grid is not None else len(self.boxes or ())
+    return math.prod(self.grid or ()) if self.boxes is None else len(self.boxes)
 
 
 def layers_of(model: VideoModel, variables: PyTree, input_shape: Sequence[int]) -> list[Layer]:
