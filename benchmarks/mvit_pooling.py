@@ -21,8 +21,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import forms
+from models import depthwise as ours
 from models.attention import dot_product_attention
-from projects.multitrain import pooling_attention as ours
 from tools import command
 
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Clips in a batch.')
@@ -65,7 +65,7 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: ours.Size) -> jax.Array
 
 def unrolled(x: jax.Array, kernel: jax.Array, stride: ours.Size) -> jax.Array:
   """One shifted copy after the other, without a loop."""
-  sizes = ours.pooled_grid(x.shape[1:4], stride)
+  sizes = ours.strided_grid(x.shape[1:4], stride)
   x = jnp.pad(x, ((0, 0), *ours.half(kernel.shape[:3]), (0, 0)))
   total = jnp.zeros((), x.dtype)
   for place in np.ndindex(kernel.shape[:3]):
@@ -91,7 +91,7 @@ def heads_in_channels(form: Form, x, kernel, grid, stride) -> jax.Array:
 FORMS = {
   'convolution, heads in the batch': functools.partial(heads_in_batch, convolution),
   'convolution, heads in channels': functools.partial(heads_in_channels, convolution),
-  'shifts in a loop': functools.partial(heads_in_batch, ours.pool_by_shifts),
+  'shifts in a loop': functools.partial(heads_in_batch, ours.depthwise_by_shifts),
   'shifts unrolled': functools.partial(heads_in_batch, unrolled),
 }
 

@@ -46,6 +46,11 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 
 
+def recomputing(call: Callable[..., Any], remat: str) -> Callable[..., Any]:
+  """`call(module, x)` with what of it is kept for the backward pass by `remat`."""
+  return call if remat == 'none' else nn.remat(call, policy=REMAT_POLICIES[remat])
+
+
 def partitioned(init: Initializer, *axes: str | None) -> Initializer:
   """Boxes what `init` returns with one logical axis name (or None) per dimension.
 
@@ -142,7 +147,12 @@ class MultiHeadAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Dense, GELU, dropout, Dense, dropout on the last axis: [..., C] -> [..., C]."""
+  """Dense, GELU, dropout, Dense, dropout on the last axis: [..., C] -> [..., C].
+
+  Attributes:
+    out_kernel_init: of the second kernel; None: as `kernel_init`.
+    drop_output: False leaves the second dropout out.
+  """
 
   mlp_dim: int
   dropout_rate: float = 0.0
@@ -150,19 +160,25 @@ class Mlp(nn.Module):
   dtype: Any = jnp.float32
   kernel_init: Initializer = nn.initializers.xavier_uniform()
   bias_init: Initializer = nn.initializers.normal(stddev=1e-6)
+  out_kernel_init: Initializer | None = None
+  drop_output: bool = True
 
   @nn.compact
   def __call__(self, inputs: jax.Array, *, train: bool) -> jax.Array:
-    x = self._dense('Dense_0', self.mlp_dim, ('embed', 'mlp'))(inputs)
+    x = self._dense('Dense_0', self.mlp_dim, ('embed', 'mlp'), self.kernel_init)(inputs)
     x = activation(self.gelu)(x)
     x = nn.Dropout(self.dropout_rate, name='dropout_0')(x, deterministic=not train)
-    x = self._dense('Dense_1', inputs.shape[-1], ('mlp', 'embed'))(x)
-    return nn.Dropout(self.dropout_rate, name='dropout_1')(x, deterministic=not train)
+    out_init = self.out_kernel_init or self.kernel_init
+    x = self._dense('Dense_1', inputs.shape[-1], ('mlp', 'embed'), out_init)(x)
+    rate = self.dropout_rate if self.drop_output else 0.0
+    return nn.Dropout(rate, name='dropout_1')(x, deterministic=not train)
 
-  def _dense(self, name: str, features: int, axes: tuple[str, str]) -> nn.Dense:
+  def _dense(
+    self, name: str, features: int, axes: tuple[str, str], kernel_init: Initializer
+  ) -> nn.Dense:
     return nn.Dense(
       features,
-      kernel_init=partitioned(self.kernel_init, *axes),
+      kernel_init=partitioned(kernel_init, *axes),
       bias_init=partitioned(self.bias_init, axes[1]),
       dtype=self.dtype,
       name=name,
@@ -205,7 +221,7 @@ class EncoderBlock(nn.Module):
 
   The two residual branches are dropped independently by stochastic depth, each per entry of the
   leading axis: with [B, T, N, C] all T sequences of an example share the decision, while dropout is
-  independent everywhere.
+  independent everywhere. A subclass may change what happens between tokens, `mix`.
   """
 
   num_heads: int
@@ -220,22 +236,36 @@ class EncoderBlock(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array, *, mask: jax.Array | None = None, train: bool) -> jax.Array:
-    norm = {'epsilon': self.layer_norm_epsilon, 'dtype': self.dtype}
-    x = layer_norm('LayerNorm_0', **norm)(inputs)
+    x = self.mix(inputs, mask, train)
+    y = self.norm('LayerNorm_1')(x)
+    y = Mlp(self.mlp_dim, self.dropout_rate, self.gelu, self.dtype, name='MlpBlock_0')(
+      y, train=train
+    )
+    return x + self.drop('drop_1', y, train)
+
+  def mix(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    """All of the block before its MLP."""
+    return inputs + self.attend(inputs, mask, train)
+
+  def attend(self, inputs: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
+    """The residual branch of attention."""
     x = MultiHeadAttention(
       num_heads=self.num_heads,
       dropout_rate=self.attention_dropout_rate,
       attention=self.attention,
       dtype=self.dtype,
       name='MultiHeadDotProductAttention_0',
-    )(x, mask=mask, train=train)
+    )(self.norm('LayerNorm_0')(inputs), mask=mask, train=train)
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
-    x = inputs + StochasticDepth(self.stochastic_depth_rate, name='drop_0')(x, train=train)
-    y = layer_norm('LayerNorm_1', **norm)(x)
-    y = Mlp(self.mlp_dim, self.dropout_rate, self.gelu, self.dtype, name='MlpBlock_0')(
-      y, train=train
-    )
-    return x + StochasticDepth(self.stochastic_depth_rate, name='drop_1')(y, train=train)
+    return self.drop('drop_0', x, train)
+
+  def norm(self, name: str) -> nn.LayerNorm:
+    """A LayerNorm of the block."""
+    return layer_norm(name, epsilon=self.layer_norm_epsilon, dtype=self.dtype)
+
+  def drop(self, name: str, branch: jax.Array, train: bool) -> jax.Array:
+    """A residual branch after the block's stochastic depth."""
+    return StochasticDepth(self.stochastic_depth_rate, name=name)(branch, train=train)
 
 
 def cut_patches(video: jax.Array, patch: tuple[int, int, int]) -> jax.Array:
@@ -254,11 +284,13 @@ class PatchEmbedding(nn.Module):
     features: C.
     patch: (t, h, w), or (h, w) of a frame.
     kernel_init: of the kernel as it is stored.
+    use_bias: False leaves `bias` out.
   """
 
   features: int
   patch: tuple[int, ...]
   kernel_init: Initializer = nn.initializers.lecun_normal()
+  use_bias: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -266,9 +298,11 @@ class PatchEmbedding(nn.Module):
     axes = (None,) * (len(self.patch) - 2) + ('patch', None, None, 'embed')
     kernel_init = partitioned(self.kernel_init, *axes)
     kernel = self.param('kernel', kernel_init, (*self.patch, 3, self.features))
+    projected = patches.astype(self.dtype) @ kernel.astype(self.dtype).reshape(-1, self.features)
+    if not self.use_bias:
+      return projected
     bias = self.param('bias', partitioned(nn.initializers.zeros, 'embed'), (self.features,))
-    kernel = kernel.astype(self.dtype).reshape(-1, self.features)
-    return patches.astype(self.dtype) @ kernel + bias.astype(self.dtype)
+    return projected + bias.astype(self.dtype)
 
 
 class PositionEmbedding(nn.Module):
@@ -278,10 +312,12 @@ class PositionEmbedding(nn.Module):
     grid: the sizes of the axes that the tokens, but for class tokens before them, lie on.
     table_grid: those that the table belongs to. Where they differ, the rows of the grid are resized as
       `init_from.position_resize='bilinear'` does it: linear along each axis, with half-pixel centres.
+    table_init: of the table.
   """
 
   grid: tuple[int, ...] = ()
   table_grid: tuple[int, ...] = ()
+  table_init: Initializer = nn.initializers.normal(stddev=0.02)
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
@@ -289,7 +325,7 @@ class PositionEmbedding(nn.Module):
     size = math.prod(self.table_grid)
     classes = rows - math.prod(self.grid)
     self._check_rows(classes + size)
-    init = partitioned(nn.initializers.normal(stddev=0.02), None, 'tokens', 'embed')
+    init = partitioned(self.table_init, None, 'tokens', 'embed')
     table = self.param('pos_embedding', init, (1, classes + size, width))
     if self.table_grid != self.grid:
       cells = table[:, classes:].reshape(*self.table_grid, width)
@@ -350,8 +386,7 @@ class Encoder(nn.Module):
     def call(block: nn.Module, x: jax.Array) -> jax.Array:
       return block(x, mask=mask, train=train)
 
-    if self.remat != 'none':
-      call = nn.remat(call, policy=REMAT_POLICIES[self.remat])
+    call = recomputing(call, self.remat)
     for name, rate in zip(self._names(), self._rates()):
       x = split_batch(call(self.block(stochastic_depth_rate=rate, name=name), x))
     return x

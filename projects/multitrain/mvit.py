@@ -17,16 +17,10 @@ from flax import linen as nn
 from errors import ConfigError
 from models import layers
 from models.attention import KERNELS
+from models.depthwise import Size, half, strided_grid, uniform
 from models.features import Features
 from models.layout import split_batch
-from projects.multitrain.pooling_attention import (
-  NORMAL,
-  PoolingAttention,
-  Size,
-  half,
-  pooled_grid,
-  uniform,
-)
+from projects.multitrain.pooling_attention import NORMAL, PoolingAttention
 
 
 class Block(nn.Module):
@@ -174,7 +168,7 @@ class MViT(nn.Module):
         name=name,
       )
       x = split_batch(self._call(block, x, grid, train))
-      grid, table_grid = pooled_grid(grid, stride), pooled_grid(table_grid, stride)
+      grid, table_grid = strided_grid(grid, stride), strided_grid(table_grid, stride)
     x = layers.layer_norm('encoder_norm', epsilon=self.layer_norm_epsilon, dtype=self.dtype)(x)
     return Features(tokens=x, pooled=x.mean(axis=1), grid=grid)
 
@@ -190,7 +184,7 @@ class MViT(nn.Module):
         f'trunk.patch_stride: (t, h, w) = {stride} does not divide the input (T, H, W) = {sizes}; '
         'change the stride, the number of frames or the crop size.'
       )
-    return pooled_grid(sizes, stride)
+    return strided_grid(sizes, stride)
 
   def grid(self, input_shape: Sequence[int]) -> Size:
     """(nt, nh, nw) of `Features.tokens` for a video of shape [..., T, H, W, 3].
@@ -200,14 +194,14 @@ class MViT(nn.Module):
     """
     grid = self.patch_grid(input_shape)
     for stride in self.query_strides:
-      grid = pooled_grid(grid, stride)
+      grid = strided_grid(grid, stride)
     return grid
 
   def stages(self, input_shape: Sequence[int]) -> list[tuple[str, int, int]]:
     """(name, 1, tokens) of each stage."""
     grid, stages = self.patch_grid(input_shape), []
     for number, stride in enumerate(self.query_strides, 1):
-      grid = pooled_grid(grid, stride)
+      grid = strided_grid(grid, stride)
       stages.append((f'stage {number}', 1, math.prod(grid)))
     return stages
 
@@ -222,9 +216,7 @@ class MViT(nn.Module):
     def call(block: Block, x: jax.Array) -> jax.Array:
       return block(x, grid, train=train)
 
-    if self.remat != 'none':
-      call = nn.remat(call, policy=layers.REMAT_POLICIES[self.remat])
-    return call(block, x)
+    return layers.recomputing(call, self.remat)(block, x)
 
   def _tokens(self, video: jax.Array, grid: Size) -> jax.Array:
     """[B, T, H, W, 3] -> [B, nt*nh*nw, C] with absolute positions."""

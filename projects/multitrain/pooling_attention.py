@@ -1,8 +1,6 @@
 """Attention that pools queries, keys and values on their grid (MViTv2, CVPR 2022, section 4)."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,104 +10,11 @@ from flax import linen as nn
 
 from models import layers
 from models.attention import dot_product_attention
-
-Size = tuple[int, int, int]
+from models.depthwise import Size, depthwise, strided_grid, uniform
 
 # The official code's; it truncates at 100 deviations, that is, not at all.
 NORMAL = nn.initializers.normal(stddev=0.02)
 _HEAD_NORM_EPSILON = 1e-5  # Of LayerNorms within attention; those of the blocks have another.
-
-
-def pooled_grid(grid: Sequence[int], stride: Sequence[int]) -> Size:
-  """(t, h, w) after pooling with a stride: sizes that it does not divide are rounded up."""
-  t, h, w = ((size - 1) // step + 1 for size, step in zip(grid, stride))
-  return t, h, w
-
-
-def pool(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
-  """Depthwise 3-D convolution, padded by half the kernel with zeros on every side.
-
-  In programs for CPUs, where XLA's depthwise convolution takes 10 to 100 times as long, it is a sum of
-  shifted copies; `python -m benchmarks.mvit_pooling` compares these and other forms.
-
-  Args:
-    x: [B, T, H, W, C].
-    kernel: [kt, kh, kw, 1, C], sizes odd.
-    stride: (t, h, w).
-
-  Returns:
-    [B, T', H', W', C], sizes by `pooled_grid`.
-  """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  if device is not None and device.platform == 'cpu':
-    return pool_by_shifts(x, kernel, stride)
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    stride,
-    half(kernel.shape[:3]),
-    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-    feature_group_count=x.shape[-1],
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def pool_by_shifts(x: jax.Array, kernel: jax.Array, stride: Size) -> jax.Array:
-  """What `pool` computes, one weight of the kernel after the other: a loop, as it compiles faster."""
-
-  def add(total: jax.Array, weight: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-    return total + shifted(weight[0]) * weight[1], None
-
-  shifted = _shifts(x, kernel.shape[:3], stride)
-  zeros = jnp.zeros((x.shape[0], *pooled_grid(x.shape[1:4], stride), x.shape[-1]), jnp.float32)
-  weights = (_places(kernel), kernel.reshape(-1, x.shape[-1]))
-  return jax.lax.scan(add, zeros, weights)[0].astype(x.dtype)
-
-
-def _forward(x: jax.Array, kernel: jax.Array, stride: Size) -> tuple[jax.Array, Any]:
-  return pool_by_shifts(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride: Size, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Of x: the flipped kernel on the gradient with zeros between its cells. Of the kernel: products."""
-  x, kernel = residuals
-  sizes = zip(x.shape[1:4], gradient.shape[1:4], stride)
-  gaps = [(0, size - (cells - 1) * step - 1, step - 1) for size, cells, step in sizes]
-  spread = jax.lax.pad(gradient, jnp.zeros((), x.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
-  of_x = pool_by_shifts(spread, kernel[::-1, ::-1, ::-1], (1, 1, 1))
-  shifted = _shifts(x, kernel.shape[:3], stride)
-
-  def of_weight(place: jax.Array) -> jax.Array:
-    return jnp.sum(shifted(place) * gradient, (0, 1, 2, 3), jnp.float32)
-
-  of_kernel = jax.lax.map(of_weight, _places(kernel)).reshape(kernel.shape)
-  return of_x, of_kernel.astype(kernel.dtype)
-
-
-pool_by_shifts.defvjp(_forward, _backward)
-
-
-def _shifts(x: jax.Array, kernel: Sequence[int], stride: Size) -> Callable[[jax.Array], jax.Array]:
-  """place [3] in the kernel -> what its weight there is multiplied with, [B, T', H', W', C]."""
-  t, h, w = stride
-  extent = [(n - 1) * step + 1 for n, step in zip(pooled_grid(x.shape[1:4], stride), stride)]
-  padded = jnp.pad(x, ((0, 0), *half(kernel), (0, 0)))
-  sizes = (x.shape[0], *extent, x.shape[-1])
-
-  def shifted(place: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_slice(padded, (0, *place, 0), sizes)[:, ::t, ::h, ::w]
-
-  return shifted
-
-
-def _places(kernel: jax.Array) -> np.ndarray:
-  """[kt*kh*kw, 3] places of the kernel's weights."""
-  return np.indices(kernel.shape[:3], np.int32).reshape(3, -1).T
-
-
-def half(kernel: Sequence[int]) -> list[tuple[int, int]]:
-  """Padding of half a kernel, the same on both sides of each axis."""
-  return [(size // 2, size // 2) for size in kernel]
 
 
 def relative_index(queries: int, keys: int) -> np.ndarray:
@@ -155,7 +60,7 @@ class PooledProjection(nn.Module):
     x = jnp.einsum('bnc,chd->bhnd', inputs, kernel.astype(self.dtype))
     x += bias.astype(self.dtype)[:, None]
     maps = x.reshape(-1, *grid, self.head_size)  # [B*heads, T, H, W, D]
-    maps = pool(maps, pooling.astype(self.dtype), self.stride)
+    maps = depthwise(maps, pooling.astype(self.dtype), self.stride)
     x = maps.reshape(*x.shape[:2], -1, self.head_size)  # [B, heads, T'*H'*W', D]
     norm = {'epsilon': _HEAD_NORM_EPSILON, 'dtype': self.dtype, 'axis': 'kv'}
     return layers.layer_norm('norm', **norm)(x)
@@ -165,16 +70,6 @@ def heads_axis(num_heads: int) -> str | None:
   """The logical axis of heads, or None where there are too few for the mesh, so that all have all."""
   mesh = jax.sharding.get_abstract_mesh()
   return 'heads' if mesh.empty or num_heads % mesh.shape['tensor'] == 0 else None
-
-
-def uniform(fan_in: int) -> layers.Initializer:
-  """Uniform within 1 / sqrt(fan_in), what the official code leaves its convolutions at."""
-
-  def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    bound = fan_in**-0.5
-    return jax.random.uniform(key, tuple(shape), dtype, -bound, bound)
-
-  return init
 
 
 class PoolingAttention(nn.Module):
@@ -239,8 +134,8 @@ class PoolingAttention(nn.Module):
     """
     width = query.shape[-1]
     strides = (self.query_stride, self.key_value_stride)
-    grids = [pooled_grid(grid, stride) for stride in strides]
-    tables = [pooled_grid(self.table_grid, stride) for stride in strides]  # type: ignore[arg-type]
+    grids = [strided_grid(grid, stride) for stride in strides]
+    tables = [strided_grid(self.table_grid, stride) for stride in strides]  # type: ignore[arg-type]
     maps = query.reshape(*query.shape[:2], *grids[0], width)
     products, places = [], []
     for axis, name in enumerate('thw'):

@@ -14,16 +14,11 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 from configs.multitrain import trunks
 from configs.vivit import k400_base_fe
 from errors import ConfigError
+from models.depthwise import depthwise, depthwise_by_shifts, strided_grid
 from models.heads import LinearHead, MLPHead
 from models.video_model import VideoModel
 from projects.multitrain.mvit import MViT
-from projects.multitrain.pooling_attention import (
-  PoolingAttention,
-  pool,
-  pool_by_shifts,
-  pooled_grid,
-  relative_index,
-)
+from projects.multitrain.pooling_attention import PoolingAttention, relative_index
 from train_lib import cost, data
 from train_lib.experiment import parse
 from train_lib.mesh import state_shardings
@@ -148,23 +143,23 @@ def test_both_forms_of_pooling_agree(stride):
     jax.jit(lambda x, kernel, form=form: jax.vjp(lambda *a: form(*a, stride), x, kernel)[0])(
       x, kernel
     )
-    for form in (pool, pool_by_shifts)
+    for form in (depthwise, depthwise_by_shifts)
   )
-  assert form.shape == (2, *pooled_grid((3, 6, 5), stride), 4)
+  assert form.shape == (2, *strided_grid((3, 6, 5), stride), 4)
   np.testing.assert_allclose(form, other, atol=1e-5)
   weights = jax.random.normal(jax.random.key(3), form.shape)
 
   def gradients(form):
     return jax.jit(jax.grad(lambda x, k: (form(x, k, stride) * weights).sum(), (0, 1)))(x, kernel)
 
-  for ours, theirs in zip(gradients(pool_by_shifts), gradients(pool)):
+  for ours, theirs in zip(gradients(depthwise_by_shifts), gradients(depthwise)):
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_pooling_by_shifts_adds_in_float32():
   x = jnp.ones((1, 3, 3, 3, 1), jnp.bfloat16)
   kernel = jnp.full((3, 3, 3, 1, 1), 1.0078125, jnp.bfloat16)
-  pooled = pool_by_shifts(x, kernel, (1, 1, 1))
+  pooled = depthwise_by_shifts(x, kernel, (1, 1, 1))
   assert pooled.dtype == jnp.bfloat16
   assert pooled[0, 1, 1, 1, 0] == jnp.bfloat16(27 * 1.0078125)
 
@@ -239,7 +234,7 @@ def test_relative_positions_add_to_the_logits_of_attention():
     np.float64(state['intermediates'][name]['__call__'][0][0]) for name in ('query', 'key', 'value')
   )
   logits = query @ key.swapaxes(1, 2) / 2  # [heads, 30, 12], heads of 4
-  places = [np.indices(size).reshape(3, -1) for size in (grid, pooled_grid(grid, (1, 2, 2)))]
+  places = [np.indices(size).reshape(3, -1) for size in (grid, strided_grid(grid, (1, 2, 2)))]
   for axis, name in enumerate('thw'):
     sizes = [int(place[axis].max()) + 1 for place in places]
     index = relative_index(*sizes)[places[0][axis][:, None], places[1][axis][None]]
