@@ -49,6 +49,7 @@ def sgd_momentum(learning_rate: float, warmup: str) -> ConfigDict:
       'max_grad_norm': 1.0,
       'weight_decay': 0.0,
       'no_decay': NO_DECAY,
+      'frozen': (),
     }
   )
 
@@ -66,6 +67,7 @@ def adamw(learning_rate: float, warmup: str, weight_decay: float) -> ConfigDict:
       'max_grad_norm': 1.0,
       'weight_decay': weight_decay,
       'no_decay': NO_DECAY,
+      'frozen': (),
     }
   )
 

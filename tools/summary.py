@@ -40,6 +40,7 @@ def summarise(config: ConfigDict) -> tuple[dict, str]:
     'classes_from': facts.source,
     'parameters': first.parameters,
     'training_parameters': first.training[0] if first.training else first.parameters,
+    'trainable_parameters': first.trainable,
     'datasets': {name: _values(experiment, name, result) for name, result in costs.items()},
   }
   lines = [experiment.name, f'classes          {facts.describe()}']

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from train_lib import frozen
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.program import (
   build_model,
@@ -25,6 +26,7 @@ class Cost:
 
   Attributes:
     parameters: Number of parameters of the model, all heads included.
+    trainable: Number of those that train, the objective's among them.
     flops: Multiply-add counted as one: XLA's count of the unoptimised program, where an FMA is
       two, halved. This is the convention that reproduces ViViT's Tables 2 and 5.
     training: The parameters and the FLOPs of a forward pass with every head and the objective, where
@@ -35,6 +37,7 @@ class Cost:
 
   input_shape: tuple[int, ...]
   parameters: int
+  trainable: int
   flops: float
   training: tuple[int, float] | None
   stages: list[tuple[str, int, int]]
@@ -59,6 +62,7 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
     inputs['boxes'] = jax.ShapeDtypeStruct((1, boxes.max_boxes, 4), jnp.float32)
   objective = build_objective(experiment, facts)
   variables = nn.meta.unbox(jax.eval_shape(lambda: init_variables(experiment, model, objective)))
+  trainable = count(frozen.split(variables['params'], experiment.optimizer.frozen)[0])
   own = variables['params'].get(OBJECTIVE)
   variables['params'] = model_params(variables['params'])
 
@@ -74,7 +78,7 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
     training = parameters + count(own), _flops(with_objective, variables, own, inputs)
   flops = _flops(forward, variables, inputs)
   tokenisers = model.trunk.tokenisers(shape) if hasattr(model.trunk, 'tokenisers') else []
-  return Cost(shape, parameters, flops, training, model.trunk.stages(shape), tokenisers)
+  return Cost(shape, parameters, trainable, flops, training, model.trunk.stages(shape), tokenisers)
 
 
 def _flops(function: Any, *inputs: Any) -> float:

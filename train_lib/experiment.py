@@ -159,6 +159,9 @@ class OptimizerConfig:
       bias correction, it counts for all parameters together.
     weight_decay: Decoupled decay, added to the direction before the learning rate.
     no_decay: Regular expressions; parameters whose path one of them matches do not decay.
+    frozen: Likewise, parameters that do not train: no gradient is taken for them, the optimiser
+      keeps nothing of them, and norms and clipping are of the others. Statistics of a batch
+      normalisation among them still follow the batches. With `ema_decay`, the average holds a copy.
   """
 
   rule: Component
@@ -169,6 +172,7 @@ class OptimizerConfig:
   max_grad_norm: float = 0.0
   weight_decay: float = 0.0
   no_decay: tuple[str, ...] = ()
+  frozen: tuple[str, ...] = ()
   min_learning_rate: float = 0.0
 
   def __post_init__(self) -> None:

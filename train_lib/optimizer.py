@@ -1,13 +1,12 @@
 """Optimisers from configs: any optax direction, clipping, decoupled decay and a schedule."""
 
-import re
 from typing import Any
 
 import jax
 import optax
 
-from errors import ConfigError
 from train_lib.experiment import Lengths, OptimizerConfig
+from train_lib.frozen import matcher
 
 
 def learning_rate_schedule(config: OptimizerConfig, lengths: Lengths) -> optax.Schedule:
@@ -50,14 +49,11 @@ def decay_mask(no_decay: tuple[str, ...]) -> Any:
   Raises:
     ConfigError: A pattern is not a regular expression.
   """
-  try:
-    patterns = [re.compile(p) for p in no_decay]
-  except re.error as error:
-    raise ConfigError(f'`optimizer.no_decay` {no_decay}: {error}.') from error
+  matches = matcher(no_decay, 'optimizer.no_decay')
 
   def decays(path: Any, _: Any) -> bool:
     keys = [k for k in path if isinstance(k, jax.tree_util.DictKey)]
     name = jax.tree_util.keystr(tuple(keys), simple=True, separator='/')
-    return not any(p.search(name) for p in patterns)
+    return not matches(name)
 
   return lambda params: jax.tree_util.tree_map_with_path(decays, params)

@@ -5,6 +5,7 @@ pytree structure: a batch that labels other tasks traces another step, with no c
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from datasets.patches import patch_shape
 from errors import ConfigError
 from models.features import Features
 from models.video_model import VideoModel
-from train_lib import losses
+from train_lib import frozen, losses
 from train_lib import mesh as mesh_lib
 from train_lib.augment import augment, example_keys, normalize
 from train_lib.erasing import erase
@@ -207,7 +208,8 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
     params = variables.pop('params')
     ema = params if experiment.ema_decay else None
     zero = jnp.int32(0)
-    return TrainState(zero, params, optimizer.init(params), variables, ema, zero)
+    trainable, _ = frozen.split(params, experiment.optimizer.frozen)
+    return TrainState(zero, params, optimizer.init(trainable), variables, ema, zero)
 
   init = mesh_lib.on_mesh(mesh, boxed_init)
   boxed = jax.eval_shape(init)
@@ -294,18 +296,21 @@ def _make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   schedule = learning_rate_schedule(experiment.optimizer, plan)
   gradients = _make_gradients(experiment, facts, model, objective)
-  frozen = experiment.tasks if experiment.optimizer.inactive_heads == 'freeze' else ()
+  resting = experiment.tasks if experiment.optimizer.inactive_heads == 'freeze' else ()
+  split = functools.partial(frozen.split, patterns=experiment.optimizer.frozen)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     grads, model_state, metrics = gradients(state, batch)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    active = {f'heads_{task}': _carried(experiment, batch, task) for task in frozen}
-    params = _update_where(active, params, state.params)
+    old, fixed = split(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, old)
+    trained = optax.apply_updates(old, updates)
+    active = {f'heads_{task}': _carried(experiment, batch, task) for task in resting}
+    trained = _update_where(active, trained, old)
     opt_state = _update_where(active, opt_state, state.opt_state)
-    ema = state.ema_params
+    params, ema = frozen.merge(trained, fixed), state.ema_params
     if ema is not None:
-      ema = optax.incremental_update(params, ema, 1 - experiment.ema_decay)
+      average = optax.incremental_update(trained, split(ema)[0], 1 - experiment.ema_decay)
+      ema = frozen.merge(average, fixed)
     one = jnp.float32(1)
     metrics['gradient_norm'] = (optax.global_norm(grads), one)
     metrics['learning_rate'] = (jnp.float32(schedule(state.step)), one)
@@ -346,15 +351,21 @@ def _skip_nonfinite(new: TrainState, old: TrainState, metrics: Metrics) -> Train
 def _make_gradients(
   experiment: Experiment, facts: DataFacts, model: VideoModel, objective: nn.Module
 ) -> Callable[[TrainState, Batch], tuple[PyTree, PyTree, Metrics]]:
-  """Gradients of a batch, taken in `grad_accumulation` equal parts and averaged.
+  """Gradients of what trains, taken in `grad_accumulation` equal parts of a batch and averaged.
 
   Parts weigh alike, also where one has more labelled examples or boxes than another.
   """
   parts = experiment.grad_accumulation
 
   def loss_of_part(
-    params: PyTree, model_state: PyTree, batch: Batch, step: jax.Array, dropout_key: jax.Array
+    trainable: PyTree,
+    fixed: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+    step: jax.Array,
+    dropout_key: jax.Array,
   ) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+    params = frozen.merge(trainable, fixed)
     video, targets, masks = prepare(experiment, facts, batch, step)
     (features, logits), model_state = model.apply(
       {'params': model_params(params), **model_state},
@@ -382,21 +393,18 @@ def _make_gradients(
   def gradients(state: TrainState, batch: Batch) -> tuple[PyTree, PyTree, Metrics]:
     key, step = random_key(experiment.seed, 'train', state.step), state.step
     batch = {**batch, 'position': jnp.arange(len(batch['batch_mask']))}
+    params = frozen.split(state.params, experiment.optimizer.frozen)
     if parts == 1:
-      grads, (model_state, metrics) = part_gradients(
-        state.params, state.model_state, batch, step, key
-      )
+      grads, (model_state, metrics) = part_gradients(*params, state.model_state, batch, step, key)
       return grads, model_state, metrics
 
     def body(carry: tuple[PyTree, PyTree], inputs: tuple[Batch, jax.Array]) -> Any:
       total, model_state = carry
       part, part_key = inputs
-      grads, (model_state, metrics) = part_gradients(
-        state.params, model_state, part, step, part_key
-      )
+      grads, (model_state, metrics) = part_gradients(*params, model_state, part, step, part_key)
       return (jax.tree.map(jnp.add, total, grads), model_state), metrics
 
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    zeros = jax.tree.map(jnp.zeros_like, params[0])
     (total, model_state), metrics = jax.lax.scan(
       body, (zeros, state.model_state), (deal(batch, parts), jax.random.split(key, parts))
     )

@@ -17,13 +17,14 @@ def parameter_table(params: Any) -> str:
 def cost_table(cost: Cost) -> str:
   """Input, parameters, tokens per stage and FLOPs of one view."""
   _, frames, height, width, _ = cost.input_shape
-  trained = '', ''
+  trained, total = ('', ''), cost.parameters
   if cost.training:
-    parameters, flops = cost.training
-    trained = f', in training {parameters:,}', f', in training {gflops(flops)}'
+    total, flops = cost.training
+    trained = f', in training {total:,}', f', in training {gflops(flops)}'
   lines = [
     f'input            {frames} frames x {height} x {width}',
     f'parameters       {cost.parameters:,}{trained[0]}',
+    *([f'trainable        {cost.trainable:,} of {total:,}'] * (cost.trainable < total)),
     f'GFLOPs per view  {gflops(cost.flops)}{trained[1]}  (multiply-add = 1)',
     'tokens           sequences x length',
   ]

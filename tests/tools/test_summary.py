@@ -73,3 +73,16 @@ def test_real_data_decides_the_classes(demo_data_dir):
 def _run(command: list[str]) -> str:
   done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
   return done.stdout
+
+
+def test_what_trains_when_parameters_are_frozen(demo_data_dir):
+  config: ConfigDict = common.experiment('x', 'ssv2', 'Ti', 'spacetime')
+  config.datasets.ssv2.update({'dir': str(demo_data_dir), 'eval_split': 'test'})
+  config.tasks.ssv2.labels = 'motion'
+  values, table = summary.summarise(config)
+  assert values['trainable_parameters'] == values['parameters'] > 5e6
+  assert 'trainable ' not in table
+  config.optimizer.frozen = ('^trunk/',)
+  values, table = summary.summarise(config)
+  assert values['trainable_parameters'] == 192 * 8 + 8
+  assert f'trainable        1,544 of {values["parameters"]:,}\n' in table

@@ -35,7 +35,7 @@ def parsed(config, devices):
   mesh = make_mesh(experiment.mesh, jax.devices()[:devices])
   return experiment, train, data.facts_of(experiment, train), mesh
 
-def losses(sizes, devices):
+def losses(sizes, devices, frozen=(), steps=STEPS):
   config = make_tiny_config({data!r})
   config.update({{'duration': f'{{STEPS}} steps', 'batch_size': 16, 'grad_accumulation': 2}})
   config.evaluation.batch_size = 8
@@ -46,18 +46,27 @@ def losses(sizes, devices):
   config.trunk.update({{'hidden_size': 8, 'mlp_dim': 8, 'dropout_rate': 0.1, 'stochastic_depth_rate': 0.2}})
   config.trunk.update({{'num_layers': 2, 'scan_layers': True, 'remat': 'blocks'}})
   config.mesh.update(sizes)
+  config.optimizer.frozen = frozen
   experiment, train, facts, mesh = parsed(config, devices)
   program = build_program(experiment, facts, mesh)
   state = program.init()
   kernel = state.params['trunk']['SpatialTransformer']['encoderblock_0']['MlpBlock_0']['Dense_0']['kernel']
   stream = data.train_stream(program, train, 0)
   values, norms = [], []
-  for _ in range(STEPS):
+  before = np.asarray(kernel)
+  for _ in range(steps):
     state, metrics = program.train_step(state, next(stream))
     values.append(float(metrics['loss'][0] / metrics['loss'][1]))
     norms.append(float(metrics['gradient_norm'][0]))
   stream.close()
-  return {{'losses': values, 'norms': norms, 'shard': kernel.sharding.shard_shape(kernel.shape)}}
+  after = state.params['trunk']['SpatialTransformer']['encoderblock_0']['MlpBlock_0']['Dense_0']['kernel']
+  return {{
+    'losses': values,
+    'norms': norms,
+    'shard': after.sharding.shard_shape(after.shape),
+    'moved': bool(np.any(before != after)),
+    'slots': len(jax.tree.leaves(state.opt_state)),
+  }}
 
 def augmented(devices):
   config = make_tiny_config({data!r})
@@ -121,6 +130,7 @@ print(json.dumps({{
     'different': float(np.mean(np.abs(one - eight) > 1e-5)),
     'examples': len({{x.tobytes() for x in one}}),
   }},
+  'frozen': losses({{'fsdp': 4}}, 8, ('^trunk/',), steps=1),
   '1': losses({{}}, 1),
   '8x1x1': losses({{}}, 8),
   '2x4x1': losses({{'fsdp': 4}}, 8),
@@ -130,7 +140,7 @@ print(json.dumps({{
 
 
 def test_one_program_on_every_mesh(demo_data_dir):
-  # One test: the child compiles seven programs, which parallel test workers would do once each.
+  # One test: the child compiles eight programs, which parallel test workers would do once each.
   source = PROGRAM.format(root=str(ROOT), here=str(Path(__file__).parent), data=str(demo_data_dir))
   settings = {
     'JAX_PLATFORMS': 'cpu',
@@ -151,7 +161,11 @@ def test_one_program_on_every_mesh(demo_data_dir):
   assert shared['terms'] == pytest.approx(alone['terms'], rel=1e-5)
   for name, gradient in alone['gradients'].items():
     assert shared['gradients'][name] == pytest.approx(gradient, rel=1e-4, abs=1e-5), name
-  one = results['1']
+  one, part = results['1'], results.pop('frozen')
+  assert part['losses'] == pytest.approx(one['losses'][:1], rel=5e-5)
+  assert 0 < part['norms'][0] < one['norms'][0]
+  assert (part['moved'], part['shard'], part['slots']) == (False, [2, 8], 6)
+  assert one['moved'] and one['slots'] > 6
   assert len(set(one['losses'])) == 20
   for mesh in ('8x1x1', '2x4x1', '2x2x2'):
     # Sums over devices are in another order: seen up to 7e-6 and 6e-4.
