@@ -14,6 +14,7 @@ a map is, `train_lib.activation_maps` says. The model runs in float32 on whateve
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from errors import ConfigError
 from tools import command
 
 if TYPE_CHECKING:
+  from datasets.dataset import VideoDataset
   from train_lib.explain import Explanation
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -52,51 +54,82 @@ def playing_rate(indices: np.ndarray, frame_rate: float) -> float:
   return float(np.clip(own, *_RATES))
 
 
-def main() -> None:
-  """Classifies, maps and draws."""
+def explain_video(
+  checkpoint: str,
+  video: str,
+  out: str,
+  *,
+  task: str = '',
+  class_name: str = 'top1',
+  layers: Sequence[str] = (),
+  every: int = 3,
+) -> list[Path]:
+  """Prints what a checkpoint says of a video, and draws why; see the flags of this command.
+
+  Returns:
+    The files written: strip and video.
+
+  Raises:
+    CheckpointMismatchError: As `trained.load`.
+    DataError: The video cannot be read, or the other not written.
+    ConfigError: No such task, class or layer; a task of boxes; a trunk without tokens to map; or `out`
+      cannot be made.
+  """
   from datasets.one_video import OneVideo
   from train_lib import explain, trained
 
-  video = OneVideo(_VIDEO.value)
-  model = trained.load(_CHECKPOINT.value)
-  task = model.task(_TASK.value)
+  read = OneVideo(video)
+  model = trained.load(checkpoint)
+  task = model.task(task)
   names = model.class_names[task]
-  views = explain.look(model, task, video)
-  index = explain.class_index(_CLASS.value, names, views.probabilities)
+  views = explain.look(model, task, read)
+  index = explain.class_index(class_name, names, views.probabilities)
   best = np.argsort(-views.probabilities, kind='stable')[:_LISTED]
   lines = [f'  {views.probabilities[i]:6.1%}  {names[i]}' for i in best]
-  print(f'{video.key(0)}: {task} over {len(views.pixels)} views\n' + '\n'.join(lines), flush=True)
-  found = explain.explain(model, task, views, index, _LAYERS.value, _EVERY.value)
+  print(f'{read.key(0)}: {task}, {len(views.pixels)} views\n' + '\n'.join(lines), flush=True)
+  found = explain.explain(model, task, views, index, layers, every)
   print(
     f'Evidence for {names[index]!r} in clip {found.time + 1} of {len(views.indices)}, frames '
     f'{found.indices[0]} to {found.indices[-1]}, where it has {found.probability:.1%}:'
   )
-  for file in _write(found, video.key(0), names[index], float(video.frame_rate[0])):
-    print(f'  {file}')
+  return _write(found, read, names[index], Path(out))
 
 
-def _write(found: 'Explanation', key: str, name: str, frame_rate: float) -> list[Path]:
+def _write(found: 'Explanation', video: 'VideoDataset', name: str, folder: Path) -> list[Path]:
   """Writes the strip and the video."""
   from datasets.video_writer import write_mp4
   from train_lib import heat_pictures
 
-  words = re.sub(r'\W+', '_', name).strip('_')
-  stem = f'{Path(key).stem}_{words}'
-  folder = Path(_OUT.value)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ConfigError(f'--out={folder} cannot be made: {error.strerror}.') from error
-  strip, film = folder / f'{stem}.png', folder / f'{stem}.mp4'
+  key = video.key(0)
+  words = re.sub(r'\W+', '_', name).strip('_')
+  strip, film = (folder / f'{Path(key).stem}_{words}{suffix}' for suffix in ('.png', '.mp4'))
   rows = {layer if layer == 'norm' else f'block {layer}': h for layer, h in found.heats.items()}
   subtitle = f'{key}, frames {found.indices[0]} to {found.indices[-1]}; blue: nothing, red: most'
   heat_pictures.heat_strip_png(
     strip, found.frames, rows, f'{name}  {found.probability:.1%}', subtitle
   )
   heated = heat_pictures.overlay(found.frames, list(found.heats.values())[-1])
-  pictures = heat_pictures.beside(found.frames, heated)
-  write_mp4(film, pictures, playing_rate(found.indices, frame_rate))
+  rate = playing_rate(found.indices, float(video.frame_rate[0]))
+  write_mp4(film, heat_pictures.beside(found.frames, heated), rate)
   return [strip, film]
+
+
+def main() -> None:
+  """Explains."""
+  files = explain_video(
+    _CHECKPOINT.value,
+    _VIDEO.value,
+    _OUT.value,
+    task=_TASK.value,
+    class_name=_CLASS.value,
+    layers=_LAYERS.value,
+    every=_EVERY.value,
+  )
+  print('\n'.join(f'  {file}' for file in files))
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ are (HiResCAM, arXiv:2011.08891), so a token that the logit does not depend on h
 classifier on the mean of the tokens it is their class activation map (Zhou et al., CVPR 2016), which
 Figure 4 of UniFormerV2 shows, divided by N, without what is negative.
 
-Activations are read where a block's attention reads them, after the block's first LayerNorm: what a
+Activations are read where a block's attention reads them, after the LayerNorm before it: what a
 class token collects there leaves the patches for good, so the tokens behind the last block would have
 no gradient. Behind `encoder_norm` they are read too, which is what a mean pools.
 """
@@ -31,6 +31,7 @@ NORM = 'norm'
 """Name of the layer behind the encoder's final norm."""
 
 _BLOCK = re.compile(r'encoderblock_\d+')
+_BEFORE_ATTENTION = re.compile(r'LayerNorm_(0|space)')  # Within a frame, where others are before.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def layers_of(model: VideoModel, variables: PyTree, input_shape: Sequence[int]) 
 
   Args:
     model: with a trunk whose blocks are called `encoderblock_I`.
-    variables: its own.
+    variables: its own, or their shapes and types.
     input_shape: [1, T, H, W, 3].
 
   Raises:
@@ -92,33 +93,28 @@ def layers_of(model: VideoModel, variables: PyTree, input_shape: Sequence[int]) 
 def _norms(
   model: VideoModel, variables: PyTree, input_shape: Sequence[int]
 ) -> list[tuple[tuple[str, ...], tuple[int, ...], Size | None]]:
-  """(path, shape of the output, grid if it is told one) of the norms to read, in order."""
-  found: dict[tuple[str, ...], tuple[tuple[str, ...], tuple[int, ...], Size | None]] = {}
+  """(path, shape of the output, grid if its block is told one) of the norms to read, in order."""
+  found: list[tuple[tuple[str, ...], tuple[int, ...], Size | None]] = []
   grids: dict[tuple[str, ...], Size] = {}
 
   def watch(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
     path = tuple(context.module.path)
-    is_call = context.method_name == '__call__' and path
-    if is_call and _BLOCK.fullmatch(path[-1]):
-      told = [
-        arg for arg in args if isinstance(arg, tuple)
-      ]  # Blocks that change the grid are told it.
-      if told:
-        grids[path] = told[0]
+    if context.method_name != '__call__' or path[:1] != ('trunk',):
+      return next_fun(*args, **kwargs)
+    if told := [arg for arg in args if isinstance(arg, tuple)]:  # Blocks that change the grid are.
+      grids[path] = told[0]
     out = next_fun(*args, **kwargs)
-    if is_call and isinstance(context.module, nn.LayerNorm) and path[0] == 'trunk':
-      of_block, last = _BLOCK.fullmatch(path[-2]), path[-1] == 'encoder_norm'
-      owner = path if last else path[:-1]
-      if (of_block or last) and owner not in found:
-        found[owner] = path, tuple(out.shape), grids.get(owner)
+    of_block = _BEFORE_ATTENTION.fullmatch(path[-1]) and _BLOCK.fullmatch(path[-2])
+    if of_block or path[-1] == 'encoder_norm':
+      found.append((path, tuple(out.shape), grids.get(path[:-1])))
     return out
 
-  def forward() -> Any:
+  def forward(variables: PyTree) -> Any:
     with nn.intercept_methods(watch):
       return model.apply(variables, jnp.zeros(input_shape), tasks=(), train=False)
 
-  jax.eval_shape(forward)
-  return list(found.values())
+  jax.eval_shape(forward, variables)
+  return found
 
 
 def _fits(layer: Layer) -> bool:

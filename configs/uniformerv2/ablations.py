@@ -18,7 +18,7 @@ from configs.uniformerv2 import common
 
 _NO_GLOBAL = {'global_layers': 0, 'output': 'class'}
 _LOCAL = {'temporal_module': 'local_mhra', 'local_repeats': 2}
-_NO_LOCAL = {'temporal_module': 'none'}
+_NO_LOCAL = {'temporal_module': 'none', 'local_repeats': 1}
 _ONE_RATE = {'temporal_downsampling': False}
 
 

@@ -4,7 +4,7 @@ A row of the paper's tables is spelt as it reads there, `MODEL[_336][_frozen]_FR
 `b16_8x3x4`, `l14_336_64x3x2`, `l14_336_frozen_32x3x1`. What the paper leaves open, and how it is read
 here, is listed in projects/uniformerv2/README.md.
 
-Records need a shorter side of 256 px, and of 336 px for crops of 336.
+Records need a shorter side of 256 px, and of 384 px for crops of 336.
 """
 
 import re
@@ -172,7 +172,10 @@ def _trunk(dataset: str, which: Row, recipe: dict[str, Any], changes: dict[str, 
     values['output'] = 'global'
   backbone, branch = recipe.get('drop_path', (0.0, 0.0))
   values.update({'stochastic_depth_rate': backbone, 'global_stochastic_depth_rate': branch})
-  return trunks.uniformerv2(which.size, **{**values, **changes})
+  values.update(changes)
+  if values.get('global_layers') == 0:  # There is nothing to drop.
+    values['global_stochastic_depth_rate'] = 0.0
+  return trunks.uniformerv2(which.size, **values)
 
 
 def _dataset(name: str, which: Row, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +227,7 @@ def _optimizer(recipe: dict[str, Any], frozen: bool) -> ConfigDict:
   optimizer = common.adamw(recipe['learning_rate'], f'{recipe["warmup"]} epochs', 0.05)
   optimizer.min_learning_rate = 1e-6
   optimizer.max_grad_norm = 20.0
-  optimizer.no_decay = ('/bias$', '/scale$', '(^|/)cls$', 'fusion_weight$')
+  optimizer.no_decay = ('/bias$', '/scale$', '(^|/)cls$', '(^|/)fusion_balance$')
   if frozen:
     optimizer.frozen = trunks.FROZEN
   return optimizer
