@@ -41,7 +41,7 @@ class Layer:
   Attributes:
     name: number of the block, from 1 in the order of the forward pass, or `NORM`.
     path: of the module that gives them.
-    shape: theirs, [..., N, C] of one clip; class tokens may stand first on N.
+    shape: theirs, [..., N, C] of one clip, with class tokens.
     grid: (nt, nh, nw) that the patches lie on; None: `boxes` says where they are.
     boxes: int [N, 2, 3], begin and end of each token in frames and px of the clip, or None.
   """
@@ -56,6 +56,14 @@ class Layer:
   def num_patches(self) -> int:
     """Patches of a clip."""
     return math.prod(self.grid or ()) if self.boxes is None else len(self.boxes)
+
+  @property
+  def rows(self) -> int | None:
+    """1 or nt: what has at most one class token, first, is all of the clip or each frame. None: neither."""
+    tokens, frames = math.prod(self.shape[:-1]), self.grid[0] if self.grid else 1
+    if math.prod(self.shape[:-2]) not in (1, frames):
+      return None
+    return next((rows for rows in (1, frames) if tokens - self.num_patches in (0, rows)), None)
 
 
 def layers_of(model: VideoModel, variables: PyTree, input_shape: Sequence[int]) -> list[Layer]:
@@ -80,7 +88,7 @@ def layers_of(model: VideoModel, variables: PyTree, input_shape: Sequence[int]) 
   for path, shape, grid in found:
     name = NORM if path[-1] == 'encoder_norm' else str(len(layers) + 1)
     layer = Layer(name, path, shape, grid or own, boxes)
-    if _fits(layer):
+    if layer.rows and (layer.grid or boxes is not None):
       layers.append(layer)
   if not layers:
     raise ConfigError(
@@ -115,15 +123,6 @@ def _norms(
 
   jax.eval_shape(forward, variables)
   return found
-
-
-def _fits(layer: Layer) -> bool:
-  """Whether the activations are those of the patches, with the class tokens of each sequence."""
-  *sequences, length, _ = layer.shape
-  if layer.grid is None and layer.boxes is None:
-    return False
-  each, rest = divmod(layer.num_patches, math.prod(sequences))
-  return not rest and 0 <= length - each <= 1
 
 
 def choose(layers: Sequence[Layer], wanted: Sequence[str], every: int) -> list[Layer]:
@@ -175,10 +174,9 @@ def make_maps(
 
 def _evidence(layer: Layer, gradient: jax.Array, activation: jax.Array) -> jax.Array:
   """max(0, sum_C G * A) of the patches: [..., N, C] -> [nt, nh, nw] or [N]."""
-  sequences = math.prod(layer.shape[:-2])
-  values = jax.nn.relu(jnp.sum(gradient * activation, -1)).reshape(sequences, -1)
-  patches = values[:, values.shape[1] - layer.num_patches // sequences :]  # Class tokens are first.
-  return patches.reshape(layer.grid or -1)
+  values = jax.nn.relu(jnp.sum(gradient * activation, -1)).reshape(layer.rows or 1, -1)
+  in_a_row = layer.num_patches // len(values)
+  return values[:, -in_a_row:].reshape(layer.grid or -1)  # Class tokens are first.
 
 
 def spread(layer: Layer, values: np.ndarray, size: Size) -> np.ndarray:
