@@ -30,7 +30,7 @@ from rich.progress import track
 from datasets import demo
 from tools import command
 from train_lib import checkpoint, json_lines
-from train_lib.pretrained_vit import flatten
+from train_lib.weight_files import flatten
 
 _KILLS = flags.DEFINE_integer('kills', 20, 'How often the run is killed.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the points at which it is killed.')

@@ -16,8 +16,8 @@ from absl import flags
 
 from tools import command
 from train_lib import checkpoint, cost, params_file
-from train_lib.pretrained_vit import flatten
-from train_lib.state import model_params
+from train_lib.state import STATISTICS, model_params
+from train_lib.weight_files import flatten
 
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, "The run's folder.", required=True, allow_override=True
@@ -33,7 +33,8 @@ _OUT = flags.DEFINE_string(
 def describe(params: dict[str, Any], meta: dict[str, Any]) -> str:
   """A checkpoint for people: every parameter, then what `meta` says."""
   arrays = flatten(params)
-  size, of_model = sum(a.size for a in arrays.values()), cost.count(model_params(params))
+  params = {name: leaves for name, leaves in params.items() if name != STATISTICS}
+  size, of_model = cost.count(params), cost.count(model_params(params))
   width = max(map(len, arrays))
   rows = [f'{name:<{width}}  {a.dtype}  {list(a.shape)}' for name, a in sorted(arrays.items())]
   classes = ', '.join(f'{task} {len(names)}' for task, names in meta['class_names'].items())

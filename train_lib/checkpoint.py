@@ -81,13 +81,15 @@ class CheckpointReader:
   def restore_params(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters, averaged ones if the run kept an average, as numpy arrays; and `meta`.
 
+    Statistics of batch normalisation, if there are any, are under `'batch_stats'` among them.
+
     Raises:
       CheckpointMismatchError: The checkpoint is damaged.
     """
     with _readable(self.folder / str(step)):
       stored = _tree(self._manager.item_metadata(step)['state'])
       part = 'ema_params' if 'ema_params' in stored else 'params'
-      wanted = {part: stored[part]}
+      wanted = {name: stored[name] for name in (part, 'model_state') if name in stored}
       # As numpy arrays: the run may have been on other devices than these.
       arguments = ocp.args.PyTreeRestore(
         item=wanted,
@@ -97,7 +99,7 @@ class CheckpointReader:
       restored = self._manager.restore(
         step, args=ocp.args.Composite(state=arguments, meta=ocp.args.JsonRestore())
       )
-    return restored.state[part], restored.meta
+    return {**restored.state[part], **restored.state.get('model_state', {})}, restored.meta
 
   def _restore(
     self, step: int, parts: dict[str, PyTree], needed: Callable[[PyTree], PyTree] = dict
@@ -332,8 +334,8 @@ def load_params(workdir: str, step: int | None = None) -> tuple[dict[str, Any], 
     step: Of the checkpoint; None: the newest.
 
   Returns:
-    Nested arrays in Scenic's naming, the trunk's leaves at the top, the heads as `heads_<task>` and
-    the objective's own as `objective` beside them; and the `meta` item.
+    Nested arrays in Scenic's naming, the trunk's leaves at the top, the heads as `heads_<task>`, the
+    objective's own as `objective` and statistics as `batch_stats` beside them; and the `meta` item.
 
   Raises:
     CheckpointMismatchError: The folder holds no such checkpoint, or a damaged one.

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from errors import CheckpointMismatchError
-from train_lib import checkpoint, params_file, preprocessing, pretrained_vit
+from train_lib import checkpoint, params_file, preprocessing, weight_files
 from train_lib.console import say
 from train_lib.pretrained import load_pretrained
 from train_lib.program import Program
@@ -37,13 +37,13 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   if Path(config.path).is_dir():
     weights, meta = checkpoint.load_params(config.path)
   else:
-    weights = pretrained_vit.read_arrays(config.path)
+    weights = weight_files.read_arrays(config.path)
     meta = params_file.read_meta(config.path)
   if meta is not None:
     if config.load_head:
       checkpoint.check_class_names(meta['class_names'], program.facts, Path(config.path))
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
-  _, report = _fill(program, program.abstract_state.params, weights)
+  _, report = _fill(program, program.abstract_state, weights)
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
   if whole and random:
     raise CheckpointMismatchError(
@@ -59,16 +59,24 @@ def fresh_state(program: Program, weights: Weights | None) -> TrainState:
   if weights is None:
     say('Parameters are random: `init_from.path` is empty.')
     return state
-  params, report = _fill(program, state.params, weights)
+  leaves, report = _fill(program, state, weights)
   say(str(report))
-  params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, state.params))
-  ema = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), params)
-  filled: TrainState = state.replace(params=params, ema_params=ema)  # type: ignore[attr-defined]
+  leaves = jax.device_put(leaves, jax.tree.map(lambda x: x.sharding, _leaves(state)))
+  model_state = {name: leaves.pop(name) for name in state.model_state}
+  ema = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), leaves)
+  filled: TrainState = state.replace(  # type: ignore[attr-defined]
+    params=leaves, model_state=model_state, ema_params=ema
+  )
   return filled
 
 
-def _fill(program: Program, params: Any, weights: Weights) -> tuple[Any, Any]:
+def _fill(program: Program, state: TrainState, weights: Weights) -> tuple[Any, Any]:
   config = program.experiment.init_from
   return load_pretrained(
-    params, weights, grid=program.position_grid, options=config, name=config.path
+    _leaves(state), weights, grid=program.position_grid, options=config, name=config.path
   )
+
+
+def _leaves(state: TrainState) -> dict[str, Any]:
+  """The parameters and, beside them, the other collections."""
+  return {**state.params, **state.model_state}

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from errors import ConfigError
-from train_lib import pretrained_vit
-from train_lib.state import model_params
+from train_lib.state import STATISTICS, model_params
+from train_lib.weight_files import flatten
 
-# Names with two underscores are not arrays of the model: `pretrained_vit.read_arrays` skips them.
+# Names with two underscores are not arrays of the model: `weight_files.read_arrays` skips them.
 _META = '__meta__'
 
 
@@ -22,8 +22,8 @@ def write(path: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> int
 
   Args:
     path: The file; replaced if it exists.
-    params: Nested arrays in Scenic's naming, as `checkpoint.load_params` gives them; the objective's own
-      are left out.
+    params: Nested arrays in Scenic's naming, as `checkpoint.load_params` gives them; statistics stay
+      under `batch_stats`, the objective's own are left out.
     meta: JSON-serialisable: what `checkpoint.describe` kept beside them.
 
   Returns:
@@ -32,9 +32,9 @@ def write(path: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> int
   Raises:
     ConfigError: The name does not end in `.npz`, or the file cannot be written.
   """
-  arrays = pretrained_vit.flatten(model_params(params))
+  arrays = flatten(model_params(params))
   write_arrays(path, {**arrays, _META: np.asarray(json.dumps(meta))})
-  return sum(array.size for array in arrays.values())
+  return sum(array.size for name, array in arrays.items() if not name.startswith(f'{STATISTICS}/'))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

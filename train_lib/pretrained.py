@@ -3,7 +3,6 @@
 Nothing stays at its initial value and nothing in the file is ignored unless a pattern allows it.
 """
 
-import collections
 import dataclasses
 import fnmatch
 import re
@@ -16,8 +15,13 @@ import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
 from models import interpolation
-from train_lib import pretrained_vit as vit
-from train_lib.state import OBJECTIVE
+from train_lib import pretrained_fit as fit
+from train_lib import weight_files
+from train_lib.pretrained_hints import contradictions
+from train_lib.pretrained_layouts import Source, canonicalise
+from train_lib.pretrained_report import LoadReport, Row
+from train_lib.pretrained_vit import POSITIONS, UNUSED
+from train_lib.state import OBJECTIVE, STATISTICS
 
 POSITION_MODES = ('auto', 'copy', 'tile', 'resize', 'resize_tile')
 _KERNEL = 'trunk/embedding/kernel'
@@ -25,6 +29,20 @@ _KERNEL = 'trunk/embedding/kernel'
 _TUBE = re.compile(r'trunk/(?:tube_[^/]+/|shared_)(kernel|bias)')
 _TUBE_KERNELS = ('trunk/tube_*/kernel', 'trunk/shared_kernel')
 _OBJECTIVE = f'{OBJECTIVE}/*'
+# What trunks for video have and image models do not: patterns, and the norm that all image models have.
+_VIDEO_ONLY = (
+  'trunk/TemporalTransformer/*',
+  'trunk/cls_TemporalTransformer',
+  'trunk/*_time/*',
+  'trunk/*pooling/*',
+  'trunk/global_*',
+  'trunk/query',
+  'trunk/fusion*',
+  'trunk/temporal_*',
+  'trunk/*encoderblock_*/local_*',
+  'trunk/*encoderblock_*/temporal_*',
+)
+_FINAL_NORM = re.compile(r'trunk/(Spatial)?Transformer/encoder_norm/scale')
 _HEAD_LEAVES = ('output_projection/*', 'pre_logits/*', 'MAPHead_0/*', 'heads_*')
 
 
@@ -37,7 +55,7 @@ class InitFromConfig:
     kernel_inflation: 2-D to 3-D kernels: 'central_frame' (Eq. 9), 'average' (Eq. 8), 'average_arp',
       or 'none': the kernel stays as initialised (Table 1, random initialisation). A trunk with several
       kernels over pixels, `tube_NAME/kernel`, gets all of them from an image model's one, as
-      `pretrained_vit.fit_kernel` says.
+      `pretrained_fit.fit_kernel` says.
     position_embedding: 'copy', 'tile' (repeat in time, sec. 3.4), 'resize', 'resize_tile' (resize
       each frame's table, then repeat it) or 'auto': whichever of these the sizes call for.
     position_resize: one of `interpolation.METHODS`.
@@ -70,85 +88,13 @@ class InitFromConfig:
 
   def __post_init__(self) -> None:
     for field, choices in (
-      ('kernel_inflation', (*vit.INFLATION_METHODS, 'none')),
+      ('kernel_inflation', (*fit.INFLATION_METHODS, 'none')),
       ('position_embedding', POSITION_MODES),
       ('position_resize', interpolation.METHODS),
       ('class_token', ('copy', 'scenic')),
     ):
       if getattr(self, field) not in choices:
         raise ConfigError(f'init_from.{field}={getattr(self, field)!r}: one of {choices}.')
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """What became of one leaf; `target` or `source` is '' if there is none.
-
-  Attributes:
-    status: 'loaded', 'resized' (positions), 'inflated' (a kernel, or the bias that belongs to it),
-      'new' or 'skipped'.
-    how: what was done to the array, '' for a plain copy.
-  """
-
-  status: str
-  target: str
-  source: str
-  target_shape: tuple[int, ...] = ()
-  source_shape: tuple[int, ...] = ()
-  how: str = ''
-
-  @property
-  def size(self) -> int:
-    """Number of parameters: of the model's leaf, or of the file's if it was skipped."""
-    return int(np.prod(self.source_shape if self.status == 'skipped' else self.target_shape))
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-  """One `Row` per model leaf, then one per unused leaf of the file; `str` is a table of groups."""
-
-  source: str
-  layout: str
-  rows: tuple[Row, ...]
-
-  def count(self, *statuses: str) -> int:
-    """Number of parameters whose row has one of `statuses`."""
-    return sum(row.size for row in self.rows if row.status in statuses)
-
-  def __str__(self) -> str:
-    groups: dict[tuple[str, ...], list[Row]] = collections.defaultdict(list)
-    for row in self.rows:
-      groups[row.status, _group(row.target), _group(row.source), row.how].append(row)
-    lines = [('status', 'model', 'checkpoint', 'leaves', 'parameters', 'how')]
-    for (status, target, source, how), rows in groups.items():
-      shape = f'{rows[0].source_shape} -> {rows[0].target_shape}' if how else ''
-      size = sum(row.size for row in rows)
-      lines.append(
-        (
-          status,
-          target or '-',
-          source or '-',
-          str(len(rows)),
-          f'{size:,}',
-          f'{how} {shape}'.strip(),
-        )
-      )
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    table = [
-      '  '.join([*(x.ljust(w) for x, w in zip(line, widths)), line[5]]).rstrip() for line in lines
-    ]
-    return '\n'.join([f'{self.source} (layout: {self.layout})', *table, self._totals()])
-
-  def _totals(self) -> str:
-    filled = self.count('loaded', 'resized', 'inflated')
-    total = filled + self.count('new')
-    parts = [f'{s} {self.count(s):,}' for s in ('loaded', 'resized', 'inflated', 'new', 'skipped')]
-    return f'parameters: {", ".join(parts)}; {filled:,} of {total:,} in the model are filled'
-
-
-def _group(path: str) -> str:
-  """Three levels of a path, all layers as one."""
-  path = re.sub(r'encoderblock_\d+', 'encoderblock_*', path)
-  return '/'.join(path.split('/')[: 3 if path.startswith('trunk/') else 2])
 
 
 def load_pretrained(
@@ -162,8 +108,8 @@ def load_pretrained(
   """Fills `params` from a checkpoint (ViViT sec. 3.4).
 
   Args:
-    params: {'trunk': ..., 'heads_<task>': ...} of a VideoModel, and `'objective'` if that has any;
-      arrays or ShapeDtypeStructs, boxed or not.
+    params: {'trunk': ..., 'heads_<task>': ...} of a VideoModel, and `'objective'` if that has any, and
+      `'batch_stats'` if the model keeps statistics; arrays or ShapeDtypeStructs, boxed or not.
     source: file, or its arrays as a flat or nested mapping.
     grid: (nt, nh, nw), the trunk's tokens for the input it will train on (`trunk.grid(shape)`); None
       for a trunk without position tables.
@@ -180,11 +126,11 @@ def load_pretrained(
     ConfigError: an option cannot apply to these sizes.
   """
   if isinstance(source, str):
-    arrays, name = vit.read_arrays(source), source
+    arrays, name = weight_files.read_arrays(source), source
   else:
-    arrays = vit.flatten(source)
+    arrays = weight_files.flatten(source)
   targets = flax.traverse_util.flatten_dict(flax.core.meta.unbox(dict(params)), sep='/')
-  checkpoint = vit.canonicalise(arrays, _num_heads(targets), name)
+  checkpoint = canonicalise(arrays, _num_heads(targets), name)
   plan = _Plan(targets, checkpoint, tuple(grid or ()), options)
   results = plan.fill()
   plan.check()
@@ -194,7 +140,7 @@ def load_pretrained(
 
 
 def _num_heads(targets: Mapping[str, Any]) -> int:
-  for path, leaf in targets.items():
+  for path, leaf in sorted(targets.items()):
     if path.startswith('trunk/') and path.endswith('/query/kernel'):
       return int(leaf.shape[1])
   raise CheckpointMismatchError(
@@ -209,7 +155,7 @@ class _Plan:
   def __init__(
     self,
     targets: Mapping[str, Any],
-    checkpoint: vit.Source,
+    checkpoint: Source,
     grid: tuple[int, ...],
     options: InitFromConfig,
   ) -> None:
@@ -241,6 +187,7 @@ class _Plan:
         continue
       array = self.checkpoint.arrays[name]
       status, fitted, how = self._fit(path, leaf, array)
+      how = ', '.join(filter(None, [self.checkpoint.notes.get(name), how]))
       if fitted.shape != leaf.shape and _matches(path, self.options.allow_new):
         self.rows.append(Row('new', path, '', leaf.shape))
         self.unfit.append(name)
@@ -265,12 +212,12 @@ class _Plan:
     missing = [
       f'  - {row.target} {row.target_shape}'
       for row in self.rows
-      if row.status == 'new' and not _matches(row.target, new)
+      if row.status == 'new' and not _matches(_beside(row.target), new)
     ]
     extra = [
       f'  + {row.source} {row.source_shape}'
       for row in self.skipped()
-      if not _matches(row.source, skipped)
+      if not _matches(_beside(row.source).removeprefix('trunk/'), skipped)
     ]
     if missing or extra or self.misfits:
       raise CheckpointMismatchError(
@@ -278,7 +225,8 @@ class _Plan:
           [
             f'{self.checkpoint.name} (layout: {self.checkpoint.layout}) does not fit the model: '
             f'{len(missing)} model leaves are missing in it (-), {len(extra)} of its leaves are '
-            f'not used (+), {len(self.misfits)} have another shape.{self._width_note()}',
+            f'not used (+), {len(self.misfits)} have another shape.',
+            *contradictions(self.targets, self.checkpoint.arrays),
             *missing,
             *extra,
             *self.misfits,
@@ -289,17 +237,10 @@ class _Plan:
         )
       )
 
-  def _width_note(self) -> str:
-    """Says it at once when everything differs because the widths do."""
-    mine, theirs = _width(self.targets), _width(self.checkpoint.arrays)
-    if mine is None or theirs is None or mine == theirs:
-      return ''
-    return f' The model is {mine} wide, the checkpoint {theirs}.'
-
   def _allowed(self) -> tuple[list[str], list[str]]:
     """Patterns for new model leaves and unused checkpoint leaves, with the pairing's own."""
     new, skipped = [*self.options.allow_new, _OBJECTIVE], [*self.options.allow_skipped, _OBJECTIVE]
-    skipped += self.unfit
+    skipped += [*self.unfit, f'{UNUSED}/*']
     if not self.target_has_class:
       skipped.append('cls')
     if not self.options.load_head:
@@ -310,9 +251,10 @@ class _Plan:
         new += [_KERNEL, *_TUBE_KERNELS]
         skipped.append('embedding/kernel')
       if not self.has_positions:
-        skipped.append(vit.POSITIONS)
-      new += ['trunk/TemporalTransformer/*', 'trunk/cls_TemporalTransformer', 'trunk/*_time/*']
-      new.append('trunk/*pooling/*')
+        skipped.append(POSITIONS)
+      new += _VIDEO_ONLY
+      if not any(_FINAL_NORM.fullmatch(path) for path in self.targets):
+        skipped += ['Transformer/encoder_norm/*', 'fc_norm/*']
       if (
         self.target_has_class
         and self.options.class_token == 'scenic'
@@ -329,6 +271,8 @@ class _Plan:
       stored = self.checkpoint.arrays.get(path)
       fits = stored is not None and stored.shape == self.targets[path].shape
       return path if fits and self.options.load_head else ''
+    if scope == STATISTICS:
+      return path if self.options.load_head or name.startswith('trunk/') else ''
     if scope != 'trunk':
       named = any(key.startswith('heads_') for key in self.checkpoint.arrays)
       return (path if named else name) if self.options.load_head else ''
@@ -360,14 +304,16 @@ class _Plan:
 
   def _fit(self, path: str, leaf: Any, array: np.ndarray) -> tuple[str, np.ndarray, str]:
     """(status, array for the leaf, how)."""
+    if array.dtype.itemsize == 2:  # Half precision, of CLIP's files.
+      array = array.astype(np.float32)
     if path.endswith('/pos_embedding'):
       fitted, how = self._fit_positions(path, leaf, array)
       return 'resized' if how else 'loaded', fitted, how
     if path == _KERNEL and (array.ndim, leaf.ndim) == (4, 5):
       method = self.options.kernel_inflation
-      return 'inflated', vit.inflate_kernel(array, leaf.shape[0], method), method
+      return 'inflated', fit.inflate_kernel(array, leaf.shape[0], method), method
     if not self.checkpoint.is_video and _TUBE.fullmatch(path):
-      fitted, how = vit.fit_kernel(array, leaf.shape, self.options.kernel_inflation)
+      fitted, how = fit.fit_kernel(array, leaf.shape, self.options.kernel_inflation)
       return 'inflated' if how else 'loaded', fitted, how
     if path == 'trunk/cls' and not self.checkpoint.is_video and not self.has_positions:
       return 'loaded', *self._class_token(array)
@@ -375,7 +321,7 @@ class _Plan:
 
   def _class_token(self, array: np.ndarray) -> tuple[np.ndarray, str]:
     """The image model's class token [1, 1, C] for a model without a table to hold its position."""
-    table = self.checkpoint.arrays.get(vit.POSITIONS)
+    table = self.checkpoint.arrays.get(POSITIONS)
     if table is None or not table[:, 0].any():  # Zeros: its layout has no row for it.
       return array, ''
     return array + table[:, :1], 'with its position'
@@ -396,8 +342,8 @@ class _Plan:
           f"init_from.position_embedding='tile': {path} needs {target}, the file has {source}; "
           "set 'resize_tile'."
         )
-      table = vit.resize_table(table.reshape(*source, -1), target, method)
-      how.append(f'{method} {vit.by(source)} to {vit.by(target)}')
+      table = fit.resize_table(table.reshape(*source, -1), target, method)
+      how.append(f'{method} {fit.by(source)} to {fit.by(target)}')
     if repeats > 1:
       if mode == 'resize':
         raise ConfigError(
@@ -424,7 +370,7 @@ class _Plan:
     if len(target) == 1:
       return (rows,)
     guesses: set[tuple[int, ...]] = set()
-    side = vit.square_side(rows)
+    side = fit.square_side(rows)
     if self.options.source_grid is not None:
       guesses = {tuple(self.options.source_grid)[-len(target) :]}
     elif len(target) == 2 and side:  # images are square, unless `source_grid` says otherwise
@@ -435,7 +381,7 @@ class _Plan:
       frames, height, width = target
       if rows % (height * width) == 0:
         guesses.add((rows // (height * width), height, width))
-      if rows % frames == 0 and (side := vit.square_side(rows // frames)):
+      if rows % frames == 0 and (side := fit.square_side(rows // frames)):
         guesses.add((frames, side, side))
     if len(guesses) != 1 or np.prod(next(iter(guesses))) != rows:
       raise CheckpointMismatchError(
@@ -451,13 +397,9 @@ class _Plan:
     return np.asarray(leaf)[0, :1]
 
 
-def _width(leaves: Mapping[str, Any]) -> int | None:
-  """Of the final norm, which every trunk has, or of what an image model's patches are made by."""
-  for ending in ('encoder_norm/scale', 'embedding/bias'):
-    for path, leaf in leaves.items():
-      if path.endswith(ending):
-        return int(leaf.shape[-1])
-  return None
+def _beside(path: str) -> str:
+  """The path that a statistic would have among the parameters."""
+  return path.removeprefix(f'{STATISTICS}/')
 
 
 def _misfit(path: str, name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:

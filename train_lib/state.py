@@ -11,6 +11,8 @@ PyTree = Any
 
 # Key of `params` under which the objective's own parameters are, if it has any.
 OBJECTIVE = 'objective'
+# Collection of what batch normalisation has averaged.
+STATISTICS = 'batch_stats'
 
 
 @flax.struct.dataclass

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
-from train_lib.pretrained_vit import Arrays, from_torch
+from train_lib.pretrained_vit import from_torch
+from train_lib.weight_files import Arrays
 
 _BLOCK = r'Transformer/encoderblock_\1/'
 _LAYER = r'encoder\.layers\.encoder_layer_(\d+)\.'

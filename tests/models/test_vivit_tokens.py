@@ -11,7 +11,7 @@ import pytest
 from errors import ConfigError
 from models import layers
 from models.vivit import ViViT
-from train_lib.pretrained_vit import resize_table
+from train_lib.pretrained_fit import resize_table
 
 TINY = {'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 32, 'tubelet': (2, 4, 4)}
 JOINT = {'attention': 'spacetime', 'pooling': 'token'}

@@ -22,7 +22,7 @@ from projects.multitrain.pooling_attention import PoolingAttention, relative_ind
 from train_lib import cost, data
 from train_lib.experiment import parse
 from train_lib.mesh import state_shardings
-from train_lib.pretrained_vit import resize_table
+from train_lib.pretrained_fit import resize_table
 
 TINY = {
   'hidden_sizes': (8, 16),

@@ -24,7 +24,8 @@ from train_lib import data, initial
 from train_lib.experiment import parse
 from train_lib.mesh import make_mesh
 from train_lib.pretrained import InitFromConfig, load_pretrained
-from train_lib.pretrained_vit import POSITIONS, fit_kernel
+from train_lib.pretrained_fit import fit_kernel
+from train_lib.pretrained_vit import POSITIONS
 from train_lib.program import build_program
 
 SIZES = {'hidden_size': 16, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 8}

@@ -17,7 +17,7 @@ import pytest
 from models.heads import LinearHead, MAPHead
 from models.video_model import VideoModel
 from models.vivit import ViViT
-from train_lib import pretrained_vit
+from train_lib import pretrained_fit
 from train_lib.pretrained import InitFromConfig, load_pretrained
 
 COMMITTED = pathlib.Path(__file__).parents[1] / 'fixtures'
@@ -258,10 +258,10 @@ def test_scenic_positions_and_kernels():
   tolerance = about['tolerance']
   grid = arrays['grid_in'].reshape(6, 6, -1)
   for side in (4, 9):
-    table = pretrained_vit.resize_table(grid, (side, side), 'scenic').reshape(1, side * side, -1)
+    table = pretrained_fit.resize_table(grid, (side, side), 'scenic').reshape(1, side * side, -1)
     close(table, arrays[f'zoom_to_{side}x{side}'], tolerance)
   for size in (16, 5):
-    table = pretrained_vit.resize_table(arrays['temporal_in'], (size,), 'scenic')[None]
+    table = pretrained_fit.resize_table(arrays['temporal_in'], (size,), 'scenic')[None]
     close(table, arrays[f'temporal_8_to_{size}'], tolerance)
   for frames in (2, 3, 4):
     for ours, theirs in [
@@ -269,7 +269,7 @@ def test_scenic_positions_and_kernels():
       ('average', 'average'),
       ('average_arp', 'average_arp'),
     ]:
-      kernel = pretrained_vit.inflate_kernel(arrays['kernel2d'], frames, ours)
+      kernel = pretrained_fit.inflate_kernel(arrays['kernel2d'], frames, ours)
       close(kernel, arrays[f'kernel3d_t{frames}_{theirs}_frame_initializer'], tolerance)
 
 
@@ -282,5 +282,5 @@ def test_timm_position_resampling():
     _, sizes, method, antialias = case.split('_')
     method += '_antialias' if antialias == 'antialias' else ''
     height, width = map(int, sizes.split('x'))
-    table = pretrained_vit.resize_table(grid, (height, width), method)
+    table = pretrained_fit.resize_table(grid, (height, width), method)
     close(table.reshape(height * width, -1), arrays[case][0, 1:], about['tolerance'])

@@ -14,7 +14,7 @@ from errors import CheckpointMismatchError, ConfigError
 from models.heads import LinearHead
 from models.video_model import VideoModel
 from models.vivit import ViViT
-from train_lib import pretrained_vit
+from train_lib import pretrained_fit, pretrained_vit, weight_files
 from train_lib.pretrained import InitFromConfig, load_pretrained
 
 SIZES = {'hidden_size': 8, 'num_layers': 2, 'num_heads': 2, 'mlp_dim': 16}
@@ -204,9 +204,9 @@ def test_tiled_and_resized_positions():
 
 def test_interpolation_of_a_linear_ramp_is_exact():
   ramp = np.linspace(0.0, 1.0, 5)[:, None].astype(np.float32)
-  scenic = pretrained_vit.resize_table(ramp, (9,), 'scenic')[:, 0]
+  scenic = pretrained_fit.resize_table(ramp, (9,), 'scenic')[:, 0]
   np.testing.assert_allclose(scenic, np.linspace(0.0, 1.0, 9), atol=1e-6)
-  half_pixel = pretrained_vit.resize_table(ramp, (10,), 'bilinear')[:, 0]
+  half_pixel = pretrained_fit.resize_table(ramp, (10,), 'bilinear')[:, 0]
   np.testing.assert_allclose(half_pixel[1:-1], np.arange(1, 17, 2) / 16, atol=1e-6)
   np.testing.assert_allclose(half_pixel[[0, -1]], [0.0, 1.0], atol=1e-6)
 
@@ -437,7 +437,7 @@ def test_leaves_keep_the_models_dtype():
 def test_numpy_archives_restore_bfloat16(tmp_path):
   path = tmp_path / 'half.npz'
   np.savez(path, x=np.asarray(jnp.array([1.5, -2.0], jnp.bfloat16)))
-  array = pretrained_vit.read_arrays(str(path))['x']
+  array = weight_files.read_arrays(str(path))['x']
   np.testing.assert_array_equal(array.astype(np.float32), [1.5, -2.0])
 
 

@@ -1,0 +1,34 @@
+"""Turns a checkpoint of the released UniFormerV2 into a file that `init_from.path` reads.
+
+  python -m projects.uniformerv2.import_weights --checkpoint=official.safetensors --out=uniformerv2.npz
+
+The checkpoint holds the model's state dict by its PyTorch names. Running statistics of BatchNorm come
+along. The classifier is loaded with `--config.init_from.load_head=True`.
+"""
+
+from absl import flags
+
+from projects.uniformerv2 import weights
+from train_lib import import_weights
+from train_lib.console import run_command
+
+_HEADS = flags.DEFINE_integer(
+  'num_heads',
+  None,
+  'Attention heads, which the file does not tell; one for each 64 channels.',
+  allow_override=True,
+)
+_GLOBAL_HEADS = flags.DEFINE_integer(
+  'global_num_heads', None, 'Attention heads of the global blocks; as --num_heads.'
+)
+
+
+def main() -> None:
+  """Reads, converts, writes and says what was written."""
+  import_weights.convert(
+    lambda official: weights.from_official(official, _HEADS.value, _GLOBAL_HEADS.value)
+  )
+
+
+if __name__ == '__main__':
+  run_command(main)

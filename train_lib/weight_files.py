@@ -1,0 +1,152 @@
+"""Weight files of any kind, read to flat numpy arrays by name."""
+
+import importlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import serialization
+
+from errors import CheckpointMismatchError
+
+Arrays = dict[str, np.ndarray]
+
+TORCH_SUFFIXES = ('.pt', '.pth', '.bin')
+_SAFETENSORS_DTYPES: dict[str, Any] = {
+  'F64': np.float64,
+  'F32': np.float32,
+  'F16': np.float16,
+  'BF16': jnp.bfloat16,
+  'I64': np.int64,
+  'I32': np.int32,
+  'I16': np.int16,
+  'I8': np.int8,
+  'U8': np.uint8,
+  'BOOL': np.bool_,
+}
+_CONVERT = """\
+  import torch
+  from safetensors.torch import save_file
+  arrays = {load}
+  save_file({{k: v.clone() for k, v in arrays.items() if torch.is_tensor(v)}}, 'weights.safetensors')"""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> Arrays:
+  """Nested or already '/'-joined mappings to one flat dict of arrays; bfloat16 views restored."""
+  flat: Arrays = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f'{prefix}{key}/'))
+    elif value is not None:
+      array = np.asarray(value)
+      if array.dtype.kind == 'V' and array.dtype.itemsize == 2:  # numpy forgets bfloat16 in files
+        array = array.view(jnp.bfloat16)
+      flat[f'{prefix}{key}'] = array
+  return flat
+
+
+def read_arrays(path: str) -> Arrays:
+  """Reads a file from any filesystem.
+
+  Args:
+    path: `.npz`, `.safetensors`, a PyTorch checkpoint (`.pt`, `.pth`, `.bin`; needs torch, which
+      the extra `torch` installs, and runs no code of the file), or a Flax msgpack checkpoint (any
+      other suffix).
+
+  Returns:
+    Name -> array; containers inside the file are joined to the names with `/`.
+
+  Raises:
+    CheckpointMismatchError: The file is missing or cannot be read as its suffix says, torch is
+      needed and not installed, or the file holds more than tensors.
+  """
+  file = epath.Path(path)
+  if not path or not file.is_file():
+    raise CheckpointMismatchError(
+      f'init_from.path={path!r}: there is no such file; download the checkpoint or correct the path.'
+    )
+  data = file.read_bytes()
+  try:
+    if file.suffix in TORCH_SUFFIXES:
+      return _read_torch(data, path)
+    if file.suffix == '.npz':
+      with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return flatten({key: archive[key] for key in archive.files if not key.startswith('__')})
+    if file.suffix == '.safetensors':
+      return _parse_safetensors(data)
+    return flatten(serialization.msgpack_restore(data))
+  except (ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    raise CheckpointMismatchError(
+      f'init_from.path={path!r} cannot be read ({error}); expected .npz, .safetensors, .pt, .pth or '
+      'a Flax msgpack checkpoint, whole.'
+    ) from error
+
+
+def _parse_safetensors(data: bytes) -> Arrays:
+  """8 bytes header length, JSON header {name: dtype, shape, data_offsets}, then raw data."""
+  start = 8 + int.from_bytes(data[:8], 'little')
+  arrays: Arrays = {}
+  for key, entry in json.loads(data[8:start]).items():
+    if key != '__metadata__':
+      begin, end = (start + offset for offset in entry['data_offsets'])
+      flat = np.frombuffer(data[begin:end], _SAFETENSORS_DTYPES[entry['dtype']])
+      arrays[key] = flat.reshape(entry['shape'])
+  return arrays
+
+
+def _read_torch(data: bytes, path: str) -> Arrays:
+  """Tensors of a pickled checkpoint; nothing but tensors and plain containers is unpickled."""
+  if _is_torchscript(data):
+    load = f"torch.jit.load({path!r}, map_location='cpu').state_dict()"
+    raise CheckpointMismatchError(
+      f'init_from.path={path!r} is a TorchScript archive (as OpenAI publishes CLIP): it holds a '
+      'program, which is not run here. Convert it, where torch and safetensors are installed:\n'
+      + _CONVERT.format(load=load)
+    )
+  load = f"torch.load({path!r}, map_location='cpu', weights_only=True)"
+  try:
+    torch = importlib.import_module('torch')
+  except ImportError as error:
+    raise CheckpointMismatchError(
+      f'init_from.path={path!r} is a PyTorch checkpoint, and torch is not installed. Install it '
+      "(`pip install 'tubelet[torch]'`), or convert the file where it is:\n"
+      + _CONVERT.format(load=load)
+    ) from error
+  pickle_error = importlib.import_module('pickle').UnpicklingError
+  try:
+    loaded = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+  except (pickle_error, RuntimeError, EOFError) as error:
+    raise CheckpointMismatchError(
+      f'init_from.path={path!r} cannot be read with `weights_only=True` '
+      f'({str(error).splitlines()[0]}): it is cut short, or holds more than tensors, which could be '
+      'any code. If you trust it, convert it with `weights_only=False`:\n'
+      + _CONVERT.format(load=load.replace('True', 'False'))
+    ) from error
+  if not isinstance(loaded, Mapping):
+    raise CheckpointMismatchError(
+      f'init_from.path={path!r} holds a {type(loaded).__name__}; expected a state dict.'
+    )
+  return flatten(_tensors_only(torch, loaded))
+
+
+def _is_torchscript(data: bytes) -> bool:
+  if not zipfile.is_zipfile(io.BytesIO(data)):
+    return False
+  with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    return any('/code/' in name or name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _tensors_only(torch: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+  """The tensors of a checkpoint as numpy arrays, without epochs, settings and the like."""
+  kept: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      kept[str(key)] = _tensors_only(torch, value)
+    elif torch.is_tensor(value):  # numpy has no bfloat16 of its own.
+      kept[str(key)] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+  return kept
