@@ -11,12 +11,12 @@ import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
 from models.video_model import VideoModel
-from train_lib import checkpoint, params_file, preprocessing, pretrained_vit
+from train_lib import checkpoint, params_file, preprocessing, weight_files
 from train_lib import experiment as experiment_lib
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.preprocessing import Preprocessing
 from train_lib.program import build_model, example_inputs
-from train_lib.state import OBJECTIVE, PyTree
+from train_lib.state import OBJECTIVE, STATISTICS, PyTree
 
 # How a model is computed and not what: parameters are the same, and no layer is hidden in a loop.
 _PLAIN = {'scan_layers': False, 'remat': 'none'}
@@ -87,13 +87,13 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Path -> array as `init_from.path` takes it, and `meta`."""
   if Path(path).is_dir():
     tree, meta = checkpoint.load_params(path)
-    return pretrained_vit.flatten(tree), meta
+    return weight_files.flatten(tree), meta
   if not Path(path).is_file():
     raise CheckpointMismatchError(
-      f'{path or "an empty path"}: there is no such file or folder; name the folder of a run, or a '
-      'file that `python -m tools.checkpoint --out` wrote.'
+      f'{path}: there is no such file or folder; name the folder of a run, or a file that '
+      '`python -m tools.checkpoint --out` wrote.'
     )
-  arrays, stored = pretrained_vit.read_arrays(path), params_file.read_meta(path)
+  arrays, stored = weight_files.read_arrays(path), params_file.read_meta(path)
   if stored is None:
     raise CheckpointMismatchError(
       f'{path} has weights, but no config and no class names with them: expected the folder of a '
@@ -107,7 +107,7 @@ def _variables(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
   flat = {}
   for name, array in arrays.items():
     scope = name.split('/')[0]
-    if scope == 'batch_stats':
+    if scope == STATISTICS:
       flat[name] = array
     elif scope != OBJECTIVE:
       flat[f'params/{name}' if scope.startswith('heads_') else f'params/trunk/{name}'] = array
