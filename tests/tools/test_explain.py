@@ -140,7 +140,8 @@ def test_strip_and_video(squares, tmp_path, capsys):
     "Evidence for 'white square' in clip 1 of 2, frames 0 to 7, where it has "
   )
   info = video_lib.probe(files[1])
-  assert (info.num_frames, info.height, info.width, info.frame_rate) == (8, 224, 448, 10)
+  assert (info.num_frames, info.height, info.width) == (8, 224, 448)
+  assert info.frame_rate == pytest.approx(10)
   film = next(iter(video_lib.read_frames(files[1], info, [7]))).astype(int)
   assert film[140, 196].min() > 230  # The white square, and red above it on the right.
   assert film[140, 224 + 196, 0] - film[140, 224 + 196, 2] > 80
