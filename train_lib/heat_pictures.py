@@ -14,6 +14,7 @@ _INK, _MUTED = '#1f2430', '#6b7280'
 _COLORS = 'jet'  # From blue, nothing, to red, as in Figure 4 of UniFormerV2.
 _OPACITY = 0.5
 _FRAME, _LABEL, _TITLE = 1.25, 1.1, 0.75  # inches of a frame, of the rows' names, of the heading
+_GAP = 0.03  # inches between pictures
 _LEAST = 224  # px; frames of a video smaller than that are enlarged
 
 
@@ -62,7 +63,7 @@ def heat_strip_png(
   shown = strip_indices(len(frames))
   rows = {'clip': frames, **{name: overlay(frames, heat) for name, heat in heats.items()}}
   height, width = (side / max(frames.shape[1:3]) * _FRAME for side in frames.shape[1:3])
-  size = _LABEL + len(shown) * width, _TITLE + len(rows) * height
+  size = _LABEL + len(shown) * (width + _GAP), _TITLE + len(rows) * (height + _GAP)
   figure = Figure(figsize=(max(size[0], 5.0), size[1]))
   axes: Any = figure.add_axes((0, 0, 1, 1))
   axes.set_xlim(0, max(size[0], 5.0))
@@ -71,10 +72,10 @@ def heat_strip_png(
   axes.text(0.05, 0.2, shorten(title, 90), color=_INK, fontsize=12, weight='bold', va='center')
   axes.text(0.05, 0.48, shorten(subtitle, 110), color=_MUTED, fontsize=8.5, va='center')
   for row, (name, pictures) in enumerate(rows.items()):
-    top = _TITLE + row * height
+    top = _TITLE + row * (height + _GAP)
     axes.text(_LABEL - 0.1, top + height / 2, name, color=_INK, fontsize=9, va='center', ha='right')
     for column, number in enumerate(shown):
-      left = _LABEL + column * width
+      left = _LABEL + column * (width + _GAP)
       extent = (left, left + width, top + height, top)
       axes.imshow(pictures[number], extent=extent, aspect='auto', interpolation='antialiased')
   save_png(figure, path)

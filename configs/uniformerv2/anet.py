@@ -4,8 +4,8 @@
       --config.init_from.path=runs/k400
 
 Rows of Table 6, top-1: `l14_16x3x10` 94.3, `l14_32x3x10` 94.7; Table 19 also has 2 and 4 clips. They
-start from the run on Kinetics-710 that was finetuned on Kinetics-400. Clips are sampled sparsely, so
-that a record of a whole video is seen from its beginning to its end, whatever its length.
+start from the run on Kinetics-710 that was finetuned on Kinetics-400. Records are made with
+`tools.build_records --whole_videos=validation`; frames of a clip lie evenly over all of a record.
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@
   python main.py --config=configs/uniformerv2/k710.py --workdir=runs/k710_b16 \
       --config.init_from.path=CLIP-ViT-B-16.safetensors
 
-Post-pretraining has 8 frames (section 4), whatever the finetuning has. `:row=l14_8x3x4`,
-`l14_336_8x3x4` and `l14_336_frozen_8x3x4` begin the large models, in 40 epochs. The data is made by
-`projects.uniformerv2.kinetics710`.
+Post-pretraining has 8 frames (section 4), whatever the finetuning has. Rows are `b16_8x3x4`,
+`l14_8x3x4`, `l14_336_8x3x4` and `l14_336_frozen_8x3x4`. `projects.uniformerv2.kinetics710` merges the
+lists of the videos.
 """
 
 from ml_collections import ConfigDict
