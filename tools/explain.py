@@ -82,8 +82,9 @@ def explain_video(
   model = trained.load(checkpoint)
   task = model.task(task)
   names = model.class_names[task]
+  named = explain.class_index(class_name, names)
   views = explain.look(model, task, read)
-  index = explain.class_index(class_name, names, views.probabilities)
+  index = int(views.probabilities.argmax()) if named is None else named
   best = np.argsort(-views.probabilities, kind='stable')[:_LISTED]
   lines = [f'  {views.probabilities[i]:6.1%}  {names[i]}' for i in best]
   print(f'{read.key(0)}: {task}, {len(views.pixels)} views\n' + '\n'.join(lines), flush=True)

@@ -88,8 +88,8 @@ def look(trained: Trained, task: str, video: VideoDataset) -> Views:
   return Views(pixels, indices, logits, np.asarray(probabilities))
 
 
-def class_index(name: str, names: Sequence[str], probabilities: np.ndarray) -> int:
-  """The class called `name`, or the most probable one for `'top1'`.
+def class_index(name: str, names: Sequence[str]) -> int | None:
+  """The class called `name`; None for `'top1'`.
 
   Raises:
     ConfigError: There is no such class; the message lists the nearest names.
@@ -97,7 +97,7 @@ def class_index(name: str, names: Sequence[str], probabilities: np.ndarray) -> i
   if name in names:
     return list(names).index(name)
   if name == TOP1:
-    return int(probabilities.argmax())
+    return None
   close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
   nearest = f' The nearest: {close}.' if close else ''
   raise ConfigError(

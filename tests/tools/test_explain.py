@@ -115,14 +115,13 @@ def test_a_map_is_zero_beside_the_object(looked):
 
 
 def test_names_of_classes():
-  probabilities = np.array([0.2, 0.3, 0.5])
-  assert explain.class_index('nothing', NAMES, probabilities) == 0
-  assert explain.class_index('top1', NAMES, probabilities) == 2
-  assert explain.class_index('top1', ('top1', 'b', 'c'), probabilities) == 0
+  assert explain.class_index('nothing', NAMES) == 0
+  assert explain.class_index('top1', NAMES) is None
+  assert explain.class_index('top1', ('a', 'top1')) == 1
   with pytest.raises(
     ConfigError, match=r"--class=white sqare: not among the 3 .* \['white square'"
   ):
-    explain.class_index('white sqare', NAMES, probabilities)
+    explain.class_index('white sqare', NAMES)
 
 
 def test_strip_and_video(squares, tmp_path, capsys):
