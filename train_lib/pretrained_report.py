@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 
+from train_lib.state import STATISTICS
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -26,7 +28,7 @@ class Row:
 
   @property
   def size(self) -> int:
-    """Number of parameters: of the model's leaf, or of the file's if it was skipped."""
+    """Number of entries: of the model's leaf, or of the file's if it was skipped."""
     return int(np.prod(self.source_shape if self.status == 'skipped' else self.target_shape))
 
 
@@ -39,14 +41,14 @@ class LoadReport:
   rows: tuple[Row, ...]
 
   def count(self, *statuses: str) -> int:
-    """Number of parameters whose row has one of `statuses`."""
+    """Number of entries of leaves, parameters and statistics, whose row has one of `statuses`."""
     return sum(row.size for row in self.rows if row.status in statuses)
 
   def __str__(self) -> str:
     groups: dict[tuple[str, ...], list[Row]] = collections.defaultdict(list)
     for row in self.rows:
       groups[row.status, _group(row.target), _group(row.source), row.how].append(row)
-    lines = [('status', 'model', 'checkpoint', 'leaves', 'parameters', 'how')]
+    lines = [('status', 'model', 'checkpoint', 'leaves', 'numbers', 'how')]
     for (status, target, source, how), rows in groups.items():
       shape = f'{rows[0].source_shape} -> {rows[0].target_shape}' if how else ''
       size = sum(row.size for row in rows)
@@ -67,13 +69,17 @@ class LoadReport:
     return '\n'.join([f'{self.source} (layout: {self.layout})', *table, self._totals()])
 
   def _totals(self) -> str:
-    filled = self.count('loaded', 'resized', 'inflated')
-    total = filled + self.count('new')
-    parts = [f'{s} {self.count(s):,}' for s in ('loaded', 'resized', 'inflated', 'new', 'skipped')]
+    sizes = dict.fromkeys(('loaded', 'resized', 'inflated', 'new', 'skipped'), 0)
+    for row in self.rows:
+      if not (row.target or row.source).startswith(f'{STATISTICS}/'):
+        sizes[row.status] += row.size
+    filled = sizes['loaded'] + sizes['resized'] + sizes['inflated']
+    total = filled + sizes['new']
+    parts = [f'{status} {size:,}' for status, size in sizes.items()]
     return f'parameters: {", ".join(parts)}; {filled:,} of {total:,} in the model are filled'
 
 
 def _group(path: str) -> str:
   """Three levels of a path, all layers as one."""
-  path = re.sub(r'encoderblock_\d+', 'encoderblock_*', path)
+  path = re.sub(r'(encoderblock|global)_\d+', r'\1_*', path)
   return '/'.join(path.split('/')[: 3 if path.startswith('trunk/') else 2])

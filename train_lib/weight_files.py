@@ -1,8 +1,11 @@
 """Weight files of any kind, read to flat numpy arrays by name."""
 
+import argparse
 import importlib
 import io
 import json
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +36,9 @@ _CONVERT = """\
   import torch
   from safetensors.torch import save_file
   arrays = {load}
-  save_file({{k: v.clone() for k, v in arrays.items() if torch.is_tensor(v)}}, 'weights.safetensors')"""
+  arrays = next((arrays[k] for k in ('model', 'state_dict', 'teacher') if k in arrays), arrays)
+  arrays = {{k: v.detach().clone().contiguous() for k, v in arrays.items() if torch.is_tensor(v)}}
+  save_file(arrays, 'weights.safetensors')"""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> Arrays:
@@ -117,14 +122,15 @@ def _read_torch(data: bytes, path: str) -> Arrays:
       "(`pip install 'tubelet[torch]'`), or convert the file where it is:\n"
       + _CONVERT.format(load=load)
     ) from error
-  pickle_error = importlib.import_module('pickle').UnpicklingError
   try:
-    loaded = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-  except (pickle_error, RuntimeError, EOFError) as error:
+    # The settings that training scripts store beside the weights; plain values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+      loaded = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+  except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
     raise CheckpointMismatchError(
-      f'init_from.path={path!r} cannot be read with `weights_only=True` '
-      f'({str(error).splitlines()[0]}): it is cut short, or holds more than tensors, which could be '
-      'any code. If you trust it, convert it with `weights_only=False`:\n'
+      f'init_from.path={path!r} cannot be read with `weights_only=True`: {_reason(error)}. It is cut '
+      'short, or holds more than tensors, which could be any code. If it is whole and you trust it, '
+      'convert it with `weights_only=False`:\n'
       + _CONVERT.format(load=load.replace('True', 'False'))
     ) from error
   if not isinstance(loaded, Mapping):
@@ -132,6 +138,12 @@ def _read_torch(data: bytes, path: str) -> Arrays:
       f'init_from.path={path!r} holds a {type(loaded).__name__}; expected a state dict.'
     )
   return flatten(_tensors_only(torch, loaded))
+
+
+def _reason(error: Exception) -> str:
+  """Of torch's advice the one line that says what is wrong."""
+  found = re.search(r'Unsupported (?:global|operand)[^\n]*', str(error))
+  return (found[0] if found else str(error).split('\n')[0]).split('. ')[0].rstrip(' .')
 
 
 def _is_torchscript(data: bytes) -> bool:
@@ -148,5 +160,6 @@ def _tensors_only(torch: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(value, Mapping):
       kept[str(key)] = _tensors_only(torch, value)
     elif torch.is_tensor(value):  # numpy has no bfloat16 of its own.
+      value = value.detach()
       kept[str(key)] = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
   return kept

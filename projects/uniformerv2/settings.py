@@ -79,9 +79,12 @@ def _check_sizes(trunk: Any) -> None:
 
 
 def _check_global(trunk: Any) -> None:
-  places = global_places(trunk)
-  blocks = range(trunk.num_layers)
-  if list(places) != sorted(set(places)) or not set(places) <= set(blocks):
+  blocks, places = range(trunk.num_layers), trunk.global_layers
+  if isinstance(places, int):
+    known = 0 <= places <= len(blocks)
+  else:
+    known = list(places) == sorted(set(places) & set(blocks))
+  if not known:
     raise ConfigError(
       f'trunk.global_layers={trunk.global_layers}: expected how many of the last blocks, 0 to '
       f'trunk.num_layers={trunk.num_layers}, or the numbers of different blocks, ascending from 0.'
@@ -103,13 +106,13 @@ def _check_read(trunk: Any) -> None:
   for field, modules in _READ_BY_MODULES.items():
     if field in changed and trunk.temporal_module not in modules:
       raise ConfigError(
-        f'trunk.{field}={getattr(trunk, field)}: only temporal_module of {modules} reads it, and it is '
+        f'trunk.{field}={getattr(trunk, field)!r}: only temporal_module of {modules} reads it, and it is '
         f'{trunk.temporal_module!r}. Leave it at its default or change the module.'
       )
   unread = sorted(changed.intersection(_READ_BY_GLOBAL_BLOCKS))
   if unread and not global_places(trunk):
     raise ConfigError(
-      f'trunk.{unread[0]}={getattr(trunk, unread[0])}: there are no global blocks, '
+      f'trunk.{unread[0]}={getattr(trunk, unread[0])!r}: there are no global blocks, '
       f'trunk.global_layers={trunk.global_layers}. Leave it at its default or set global_layers.'
     )
 

@@ -156,6 +156,6 @@ def test_statistics_come_along():
   jax.tree.map(np.testing.assert_array_equal, again['batch_stats'], drawn['batch_stats'])
   del drawn['batch_stats']['trunk']['SpatialTransformer']['encoderblock_1']['local_1']
   with pytest.raises(
-    CheckpointMismatchError, match='- batch_stats/trunk/Spatial.*_1/local_1/norm/mean'
+    CheckpointMismatchError, match=r'- batch_stats/trunk/Spatial.*_1/local_1/norm/mean'
   ):
     load(drawn, (1, 8, 32, 32, 3), **ARMED)

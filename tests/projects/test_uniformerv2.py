@@ -1,0 +1,664 @@
+"""The UniFormerV2 trunk: sizes, what it starts as, its parts, and what it refuses."""
+
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from configs.uniformerv2 import trunks
+from configs.vivit import k400_base_fe, ssv2_base_fe
+from errors import ConfigError
+from models import layers
+from models.heads import DetectionHead, LinearHead
+from models.video_model import VideoModel
+from projects.uniformerv2 import blocks
+from projects.uniformerv2.global_block import GlobalBlock, queries_and_context
+from projects.uniformerv2.uniformerv2 import UniFormerV2
+from train_lib import cost, data, frozen
+from train_lib.experiment import parse
+
+TINY = {'hidden_size': 16, 'num_layers': 2, 'num_heads': 2, 'mlp_dim': 24, 'patch_size': 4}
+LAST = {'global_layers': 0, 'output': 'class'}
+# 4 frames of 3 x 2 patches.
+VIDEO = np.random.default_rng(0).normal(size=(2, 4, 12, 8, 3)).astype(np.float32)
+RNG = np.random.default_rng(1)
+
+
+def trunk_of(**fields):
+  return UniFormerV2(**{**TINY, 'global_layers': 1, **fields})
+
+
+def shapes_of(trunk, video=VIDEO):
+  init = functools.partial(trunk.init, train=False)
+  return flax.core.meta.unbox(jax.eval_shape(init, jax.random.key(0), video))
+
+
+def random_like(shapes, scale=0.2):
+  """Random parameters, none of them zero; running statistics as they begin."""
+  rng = np.random.default_rng(2)
+  draw = lambda x: rng.normal(scale=scale, size=x.shape).astype(np.float32)  # noqa: E731
+  variables = {'params': jax.tree.map(draw, shapes['params'])}
+  if 'batch_stats' in shapes:
+    variables['batch_stats'] = jax.tree.map(
+      lambda x: rng.uniform(0.5, 1.5, x.shape).astype(np.float32), shapes['batch_stats']
+    )
+  return variables
+
+
+@functools.cache
+def compiled(trunk):
+  return jax.jit(functools.partial(trunk.apply, train=False))
+
+
+def run(trunk, variables, video=VIDEO):
+  return jax.device_get(compiled(trunk)(variables, video))
+
+
+def flat(tree):
+  return flax.traverse_util.flatten_dict(tree, sep='/')
+
+
+@pytest.fixture(scope='module')
+def whole():
+  """(trunk, variables, features of `VIDEO`) with local blocks, downsampling and two global blocks."""
+  trunk = trunk_of(
+    temporal_module='local_mhra',
+    temporal_downsampling=True,
+    local_repeats=2,
+    global_layers=2,
+  )
+  variables = random_like(shapes_of(trunk))
+  return trunk, variables, run(trunk, variables)
+
+
+def test_features(whole):
+  trunk, _, features = whole
+  assert features.grid == trunk.grid(VIDEO.shape) == (2, 3, 2)
+  assert features.tokens.shape == (2, 12, 16)
+  assert features.pooled.shape == (2, 16)
+  assert trunk.stages(VIDEO.shape) == [('SpatialTransformer', 2, 7), ('global', 1, 14)]
+
+
+def test_names(whole):
+  """What image ViTs and checkpoints load by, and what stays frozen."""
+  _, variables, _ = whole
+  names = set(flat(variables['params']))
+  of_block = {
+    n.split('/', 2)[2] for n in names if n.startswith('SpatialTransformer/encoderblock_1')
+  }
+  dense = lambda *stems: {f'{s}/{leaf}' for s in stems for leaf in ('kernel', 'bias')}  # noqa: E731
+  norms = lambda *stems: {f'{s}/{leaf}' for s in stems for leaf in ('scale', 'bias')}  # noqa: E731
+  attention = 'MultiHeadDotProductAttention_0'
+  vit = norms('LayerNorm_0', 'LayerNorm_1') | dense('MlpBlock_0/Dense_0', 'MlpBlock_0/Dense_1')
+  vit |= dense(*(f'{attention}/{part}' for part in ('query', 'key', 'value', 'out')))
+  local = norms('local_0/norm', 'local_1/norm')
+  local |= dense(*(f'local_{i}/{x}' for i in (0, 1) for x in ('Dense_0', 'convolution', 'Dense_1')))
+  assert of_block == vit | local
+  of_global = {n.split('/', 1)[1] for n in names if n.startswith('global_1')}
+  assert of_global == vit | norms('LayerNorm_context') | dense('dpe')
+  rest = {n for n in names if not n.startswith('global_') and 'encoderblock' not in n}
+  assert rest == {
+    *('embedding/kernel', 'cls', 'query', 'fusion_balance'),
+    *('pre_norm/scale', 'pre_norm/bias', 'fusion_norm/scale', 'fusion_norm/bias'),
+    'SpatialTransformer/posembed_input/pos_embedding',
+  }
+  shapes = {n: x.shape for n, x in flat(variables['params']).items()}
+  assert shapes['embedding/kernel'] == (3, 4, 4, 3, 16)
+  assert shapes['SpatialTransformer/posembed_input/pos_embedding'] == (1, 7, 16)
+  assert shapes['SpatialTransformer/encoderblock_0/local_0/Dense_0/kernel'] == (16, 10)
+  statistics = set(flat(variables['batch_stats']))
+  assert statistics == {
+    f'SpatialTransformer/encoderblock_{i}/local_{j}/norm/{leaf}'
+    for i in (0, 1)
+    for j in (0, 1)
+    for leaf in ('mean', 'var')
+  }
+
+
+def test_other_vits_have_a_bias_and_no_norm_before_their_blocks():
+  names = set(flat(shapes_of(trunk_of(**trunks.PLAIN_VIT))['params']))
+  assert 'embedding/bias' in names
+  assert not any(name.startswith('pre_norm') for name in names)
+
+
+def test_frames_before_and_after_the_clip_are_zero():
+  """Temporal downsampling is a convolution, padded alike on both sides, of which 2t - 1 is the first."""
+  trunk = trunk_of(temporal_downsampling=True, **LAST)
+  variables = random_like(shapes_of(trunk))
+  kernel = variables['params']['embedding']['kernel']
+  is_patch = lambda module, _: isinstance(module, layers.PatchEmbedding)  # noqa: E731
+  apply = jax.jit(functools.partial(trunk.apply, train=False, capture_intermediates=is_patch))
+  _, state = apply(variables, VIDEO)
+  found = state['intermediates']['embedding']['__call__'][0]
+  padded = np.pad(VIDEO, ((0, 0), (1, 0), (0, 0), (0, 0), (0, 0)))
+  for t in (0, 1):
+    patch = padded[:, 2 * t : 2 * t + 3, 4:8, :4]
+    expected = np.einsum('bthwi,thwic->bc', patch, kernel)
+    np.testing.assert_allclose(found[:, t, 1, 0], expected, atol=1e-4)
+
+
+def initialised(trunk):
+  return flax.core.meta.unbox(jax.jit(functools.partial(trunk.init, train=False))(RNG_KEY, VIDEO))
+
+
+RNG_KEY = jax.random.key(3)
+STARTS_AS_THE_VIT = {
+  'local_mhra': {'local_repeats': 2, 'local_dpe': True},
+  'st_adapter': {},
+  'convolution': {},
+  'attention': {},
+}
+
+
+@functools.cache
+def plain():
+  """(variables, features) of a ViT on each frame."""
+  trunk = trunk_of(**LAST)
+  variables = random_like(shapes_of(trunk))
+  return variables, run(trunk, variables)
+
+
+@pytest.mark.parametrize('module', STARTS_AS_THE_VIT)
+def test_temporal_modules_start_as_the_image_vit(module):
+  trunk = trunk_of(temporal_module=module, **STARTS_AS_THE_VIT[module], **LAST)
+  variables = initialised(trunk)
+  vit, expected = plain()
+  own = flat(variables['params'])
+  assert own.keys() > flat(vit['params']).keys()
+  merged = flax.traverse_util.unflatten_dict({**own, **flat(vit['params'])}, sep='/')
+  found = run(trunk, {**variables, 'params': merged})
+  np.testing.assert_allclose(found.tokens, expected.tokens, atol=1e-5)
+  np.testing.assert_allclose(found.pooled, expected.pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize('module', ['none', *STARTS_AS_THE_VIT, 'shift', 'joint', 'transformer'])
+def test_all_but_mean_pooling_see_the_order_of_frames(module):
+  trunk = trunk_of(temporal_module=module, **STARTS_AS_THE_VIT.get(module, {}), **LAST)
+  variables = random_like(shapes_of(trunk), scale=0.6)
+  differ = run(trunk, variables).pooled - run(trunk, variables, VIDEO[:, ::-1]).pooled
+  assert (np.abs(differ).max() > 1e-3) == (module != 'none')
+  if module == 'none':
+    np.testing.assert_allclose(differ, 0, atol=1e-5)
+
+
+def test_global_blocks_start_as_the_class_tokens():
+  """With all that is zero at first: the video token is zero, and the rest is half of the class token."""
+  trunk = trunk_of(global_layers=2)
+  own = initialised(trunk)['params']
+  params = flat(own)
+  zeros = {name for name, x in params.items() if not np.any(x)}
+  out = 'MultiHeadDotProductAttention_0/out'
+  assert zeros >= {
+    *('query', 'fusion_balance'),
+    *(f'global_{j}/{out}/{leaf}' for j in (0, 1) for leaf in ('kernel', 'bias')),
+    *(f'global_{j}/MlpBlock_0/Dense_1/{leaf}' for j in (0, 1) for leaf in ('kernel', 'bias')),
+    *(f'global_{j}/dpe/bias' for j in (0, 1)),
+  }
+  assert np.any(params['global_0/dpe/kernel']) and np.any(
+    params['global_0/MlpBlock_0/Dense_0/kernel']
+  )
+  shared, expected = plain()
+  vit = {n: x for n, x in flat(shared['params']).items() if not n.startswith('fusion_norm')}
+  merged = flax.traverse_util.unflatten_dict({**params, **vit}, sep='/')
+  found = run(trunk, {'params': merged})
+  norm = layers.layer_norm('fusion_norm', epsilon=1e-5, dtype=jnp.float32)
+  # `plain` has its own scale and bias after the norm.
+  theirs = shared['params']['fusion_norm']
+  class_token = (expected.pooled - theirs['bias']) / theirs['scale']
+  np.testing.assert_allclose(found.pooled, class_token, atol=1e-3)
+  np.testing.assert_array_equal(found.tokens, expected.tokens)
+  assert norm.epsilon == 1e-5
+
+
+# Blocks.
+
+
+TOKENS = RNG.normal(size=(2, 3, 5, 16)).astype(np.float32)  # [B, T, 1 + S, C]
+BLOCK = {'num_heads': 2, 'mlp_dim': 8, 'layer_norm_epsilon': 1e-5}
+
+
+def block_case(kind, **fields):
+  """(variables, output, function of the plain block with the same weights)."""
+  block = kind(**BLOCK, **fields)
+  variables = random_like(shapes_of(block, TOKENS))
+  plain_block = layers.EncoderBlock(**BLOCK)
+  names = flat(shapes_of(plain_block, TOKENS)['params'])
+  own = {k: v for k, v in flat(variables['params']).items() if k in names}
+  params = flax.traverse_util.unflatten_dict(own, sep='/')
+
+  def apply(x, without_mlp=False):
+    changed = flat(params)
+    if without_mlp:
+      changed |= {k: 0 * v for k, v in changed.items() if k.startswith('MlpBlock_0/Dense_1')}
+    nested = flax.traverse_util.unflatten_dict(changed, sep='/')
+    return np.asarray(plain_block.apply({'params': nested}, x, train=False))
+
+  return variables, np.asarray(block.apply(variables, TOKENS, train=False)), apply
+
+
+def test_joint_attention_is_the_vits_on_one_long_frame():
+  _, found, plain_block = block_case(blocks.Joint)
+  expected = plain_block(TOKENS.reshape(2, 1, 15, 16)).reshape(TOKENS.shape)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_divided_attention_is_along_time_and_then_in_a_frame():
+  variables, found, plain_block = block_case(blocks.Divided)
+  norm = variables['params']['temporal_norm']
+  x = TOKENS[:, :, 1:]
+  x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+  x = x * norm['scale'] + norm['bias']
+  attention = layers.MultiHeadAttention(num_heads=2)
+  changed = TOKENS.copy()
+  for place in range(4):
+    own = attention.apply(
+      {'params': variables['params']['temporal_attention']}, x[:, :, place], train=False
+    )
+    changed[:, :, 1 + place] += own
+  np.testing.assert_allclose(found, plain_block(changed), atol=1e-4)
+
+
+def test_convolution_changes_patches_before_attention():
+  variables, found, plain_block = block_case(blocks.Convolution)
+  kernel, bias = (variables['params']['temporal_convolution'][x] for x in ('kernel', 'bias'))
+  padded = np.pad(TOKENS, ((0, 0), (1, 1), (0, 0), (0, 0)))
+  changed = sum(padded[:, i : i + 3] * kernel[i, 0, 0, 0] for i in range(3)) + bias
+  changed[:, :, 0] = TOKENS[:, :, 0]
+  np.testing.assert_allclose(found, plain_block(changed), atol=1e-5)
+
+
+def test_shifted_channels():
+  x = np.arange(2 * 3 * 16, dtype=np.float32).reshape(1, 3, 2, 16)
+  found = np.asarray(blocks.shifted(x))
+  np.testing.assert_array_equal(found[:, :2, :, :2], x[:, 1:, :, :2])
+  np.testing.assert_array_equal(found[:, 1:, :, 2:4], x[:, :2, :, 2:4])
+  np.testing.assert_array_equal(found[..., 4:], x[..., 4:])
+  assert not found[:, 2, :, :2].any() and not found[:, 0, :, 2:4].any()
+
+
+def test_shift_is_in_the_branch_of_attention():
+  variables, _, plain_block = block_case(blocks.Shift)
+  silent = flat(variables['params'])
+  silent |= {k: 0 * v for k, v in silent.items() if k.startswith('MlpBlock_0/Dense_1')}
+  nested = flax.traverse_util.unflatten_dict(silent, sep='/')
+  found = blocks.Shift(**BLOCK).apply({'params': nested}, TOKENS, train=False)
+  changed = TOKENS.copy()
+  changed[:, :, 1:] = blocks.shifted(TOKENS[:, :, 1:])
+  branch = plain_block(changed, without_mlp=True) - changed
+  np.testing.assert_allclose(found, TOKENS + branch, atol=1e-5)
+
+
+def test_adapters_have_no_norm_and_frames_beyond_the_clip_are_zero_after_the_bias():
+  module = blocks.LocalMHRA(hidden_size=6, adapter=True)
+  x = TOKENS[:, :, 1:]
+  params = random_like(shapes_of(module, x))['params']
+  assert params.keys() == {'Dense_0', 'convolution', 'Dense_1'}
+  hidden = x @ params['Dense_0']['kernel'] + params['Dense_0']['bias']
+  padded = np.pad(hidden, ((0, 0), (1, 1), (0, 0), (0, 0)))
+  taps = params['convolution']['kernel'][:, 0, 0, 0]
+  mixed = sum(padded[:, i : i + 3] * taps[i] for i in range(3)) + params['convolution']['bias']
+  expected = mixed @ params['Dense_1']['kernel'] + params['Dense_1']['bias']
+  np.testing.assert_allclose(module.apply({'params': params}, x, train=False), expected, atol=1e-5)
+
+
+def test_only_the_first_blocks_may_have_the_module():
+  trunk = trunk_of(temporal_module='st_adapter', temporal_layers=1, local_reduction=4.0)
+  names = {name for name in flat(shapes_of(trunk)['params']) if 'local_' in name}
+  assert {name.split('/')[1] for name in names} == {'encoderblock_0'}
+  whole_trunk = trunk_of(temporal_module='joint', temporal_layers=1)
+  rows = [('joint', 1, 28), ('SpatialTransformer', 4, 7), ('global', 1, 28)]
+  assert whole_trunk.stages(VIDEO.shape) == rows
+  assert trunk_of(temporal_module='joint', **LAST).stages(VIDEO.shape) == rows[:1]
+  divided = trunk_of(temporal_module='attention', **LAST).stages(VIDEO.shape)
+  assert divided == [('SpatialTransformer', 4, 7), ('temporal attention', 6, 4)]
+  transformer = trunk_of(temporal_module='transformer', **LAST).stages(VIDEO.shape)
+  assert transformer == [('SpatialTransformer', 4, 7), ('TemporalTransformer', 1, 5)]
+
+
+# Fusion.
+
+
+@functools.cache
+def fused(fusion, queries):
+  """(parameters, video token, global blocks as functions of queries and more keys)."""
+  trunk = trunk_of(global_layers=2, fusion=fusion, num_queries=queries, output='global')
+  params = random_like(shapes_of(trunk))['params']
+
+  def watched(module, method):
+    return method == '__call__' and 'encoderblock' in str(module.name)
+
+  apply = functools.partial(trunk.apply, train=False, capture_intermediates=watched)
+  features, state = jax.device_get(jax.jit(apply)({'params': params}, VIDEO))
+  modules = state['intermediates']
+  calls = []
+  for j in (0, 1):
+    block = GlobalBlock(
+      num_heads=2,
+      mlp_dim=24,
+      grid=(4, 3, 2),
+      dpe=True,
+      gelu='quick',
+      layer_norm_epsilon=1e-5,
+      dropout_rate=0.0,
+      stochastic_depth_rate=0.0,
+    )
+    depth = modules['SpatialTransformer'][f'encoderblock_{j}']['__call__'][0]
+
+    def call(query, context=None, block=block, j=j, depth=depth):
+      out = block.apply({'params': params[f'global_{j}']}, query, depth, context, train=False)
+      return np.asarray(out)
+
+    calls.append(call)
+  return params, features.pooled, calls
+
+
+def pooled_from(params, token):
+  norm = params['fusion_norm']
+  token = np.asarray(token, np.float64)
+  centred = token - token.mean(-1, keepdims=True)
+  return centred / np.sqrt(token.var(-1, keepdims=True) + 1e-5) * norm['scale'] + norm['bias']
+
+
+def rows_of(params, j):
+  return np.broadcast_to(params['query'][j], (2, *params['query'].shape[1:]))
+
+
+@pytest.mark.parametrize('queries', [1, 3])
+def test_fusions(queries):
+  """Section 3.3: what each global block gets, and what becomes of what it makes."""
+  expected = {}
+  params, _, (first, second) = fused('sequential', queries)
+  assert params['query'].shape == (1, queries, 16)
+  expected['sequential'] = second(first(rows_of(params, 0))).mean(1)
+  params, _, (first, second) = fused('parallel', queries)
+  assert params['query'].shape == (2, queries, 16)
+  both = [block(rows_of(params, j)).mean(1) for j, block in enumerate((first, second))]
+  expected['parallel'] = np.concatenate(both, -1) @ params['fusion_projection']['kernel']
+  params, _, (first, second) = fused('hierarchical_kv', queries)
+  expected['hierarchical_kv'] = second(rows_of(params, 1), first(rows_of(params, 0))).mean(1)
+  params, _, (first, second) = fused('hierarchical_q', queries)
+  rows = np.concatenate([second(first(rows_of(params, 0))), second(rows_of(params, 1))], axis=1)
+  expected['hierarchical_q'] = rows.mean(1)
+  for fusion, token in expected.items():
+    params, found, _ = fused(fusion, queries)
+    np.testing.assert_allclose(found, pooled_from(params, token), atol=1e-3, err_msg=fusion)
+
+
+def test_the_first_block_has_its_own_queries_alone():
+  own, before = np.ones((1, 1, 2)), np.zeros((1, 2, 2))
+  for fusion in ('sequential', 'parallel', 'hierarchical_kv', 'hierarchical_q'):
+    assert queries_and_context(fusion, own, None) == (own, None)
+  assert queries_and_context('sequential', own, before) == (before, None)
+  assert queries_and_context('parallel', own, before) == (own, None)
+  assert queries_and_context('hierarchical_kv', own, before) == (own, before)
+  np.testing.assert_array_equal(
+    queries_and_context('hierarchical_q', own, before)[0], [[[0, 0], [0, 0], [1, 1]]]
+  )
+
+
+def test_output_is_weighted_by_the_channel():
+  trunk = trunk_of()
+  params = random_like(shapes_of(trunk))['params']
+  pooled = {}
+  for name, balance in (('global', -30.0), ('class', 30.0)):
+    changed = {**params, 'fusion_balance': np.full(16, balance, np.float32)}
+    pooled[name] = run(trunk, {'params': changed}).pooled
+  alone = {k: v for k, v in params.items() if k != 'fusion_balance'}
+  found = run(trunk.clone(output='global'), {'params': alone}).pooled
+  np.testing.assert_allclose(found, pooled['global'], atol=1e-5)
+  vit = {k: v for k, v in alone.items() if not k.startswith(('global', 'query'))}
+  found = run(trunk_of(**LAST), {'params': vit}).pooled
+  np.testing.assert_allclose(found, pooled['class'], atol=1e-5)
+  assert np.abs(pooled['class'] - pooled['global']).max() > 0.1
+
+
+# Training and layouts.
+
+
+def test_bfloat16_computes_in_it_and_stays_near(whole):
+  trunk, variables, features = whole
+  low = run(trunk.clone(dtype=jnp.bfloat16), variables)
+  assert low.tokens.dtype == low.pooled.dtype == jnp.bfloat16
+  difference = np.abs(low.tokens.astype(np.float32) - features.tokens).max()
+  assert 0 < difference < 0.2
+
+
+def trained(trunk, variables):
+  """Loss, gradients and statistics of a step in training mode."""
+
+  @jax.jit
+  def step(params, statistics):
+    def loss(params):
+      features, state = trunk.apply(
+        {'params': params, 'batch_stats': statistics},
+        VIDEO,
+        train=True,
+        mutable=['batch_stats'],
+        rngs={'dropout': jax.random.key(0)},
+      )
+      return jnp.square(features.pooled).sum() + features.tokens.sum(), state
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  return jax.device_get(step(variables['params'], variables['batch_stats']))
+
+
+def test_recomputing_changes_nothing():
+  trunk = trunk_of(
+    num_layers=1,
+    temporal_module='local_mhra',
+    stochastic_depth_rate=0.3,
+    global_stochastic_depth_rate=0.3,
+  )
+  variables = random_like(shapes_of(trunk))
+  expected, found = (trained(trunk.clone(remat=remat), variables) for remat in ('none', 'full'))
+  for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=jax.tree_util.keystr(path))
+  moved, before = flat(expected[0][1]['batch_stats']), flat(variables['batch_stats'])
+  assert all(np.abs(moved[name] - before[name]).max() > 1e-3 for name in before)
+
+
+@pytest.mark.parametrize('remat', ['none', 'blocks', 'full'])
+def test_every_block_is_recomputed(whole, remat):
+  trunk, variables, _ = whole
+  apply = functools.partial(trunk.clone(remat=remat).apply, train=False)
+  text = str(jax.make_jaxpr(apply)(variables, VIDEO))
+  assert text.count(' remat2[') == (0 if remat == 'none' else 2 + 2)
+
+
+def test_what_is_dropped_in_training():
+  trunk = trunk_of(
+    global_layers=2,
+    stochastic_depth_rate=0.4,
+    global_dropout_rate=0.5,
+    global_stochastic_depth_rate=0.8,
+    dropout_rate=0.1,
+  )
+  rates = {}
+
+  def watch(call, arguments, options, context):
+    if context.method_name == '__call__' and hasattr(context.module, 'rate'):
+      rates['/'.join(context.module.path)] = context.module.rate
+    return call(*arguments, **options)
+
+  with nn.intercept_methods(watch):
+    shapes_of(trunk)
+  in_blocks = 'SpatialTransformer/encoderblock_'
+  assert {k: v for k, v in rates.items() if k.rsplit('/', 1)[1].startswith('drop_')} == {
+    **{f'{in_blocks}{i}/drop_{j}': 0.2 * (i + 1) for i in (0, 1) for j in (0, 1)},
+    **{f'global_{i}/drop_{j}': 0.4 * (i + 1) for i in (0, 1) for j in (0, 1)},
+  }
+  assert rates['global_1/MlpBlock_0/dropout_0'] == 0.5
+  assert rates['global_1/MlpBlock_0/dropout_1'] == 0.0
+  assert rates[f'{in_blocks}1/MlpBlock_0/dropout_1'] == rates['SpatialTransformer/dropout'] == 0.1
+
+
+def test_clips_of_other_sizes_share_tables():
+  trunk = trunk_of(temporal_module='attention', position_grid=(2, 5, 5), **LAST)
+  shapes = flat(shapes_of(trunk)['params'])
+  assert shapes['SpatialTransformer/posembed_input/pos_embedding'].shape == (1, 26, 16)
+  assert shapes['posembed_time/pos_embedding'].shape == (1, 2, 16)
+  variables = random_like(shapes_of(trunk))
+  assert run(trunk, variables).grid == (4, 3, 2)
+  with pytest.raises(ConfigError, match=r'posembed_\w+: the table has .* set trunk\.position_grid'):
+    jax.eval_shape(
+      functools.partial(trunk.clone(position_grid=None).apply, train=False), variables, VIDEO
+    )
+
+
+def test_boxes_read_the_last_block():
+  head = DetectionHead(num_classes=3)
+  model = VideoModel(trunk_of(), {'x': head})
+  boxes = np.array([[[0.0, 0.0, 1.0, 1.0]]] * 2, np.float32)
+  init = functools.partial(model.init_with_output, boxes=boxes, train=False)
+  (_, logits), _ = jax.eval_shape(init, jax.random.key(0), VIDEO)
+  assert logits['x'].shape == (2, 1, 3)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'hidden_size': 15}, r'trunk\.num_heads=2 does not divide trunk\.hidden_size=15'),
+    ({'patch_size': 0}, r'trunk\.patch_size=0: expected at least 1'),
+    ({'num_queries': 0}, r'trunk\.num_queries=0'),
+    ({'temporal_module': 'lstm'}, r"temporal_module='lstm': expected one of"),
+    ({'fusion': 'none'}, r"fusion='none': expected one of"),
+    ({'output': 'mean'}, r"output='mean': expected one of"),
+    ({'remat': 'some'}, r"remat='some'"),
+    ({'gelu': 'relu'}, r"gelu='relu'"),
+    ({'global_layers': 3}, r'global_layers=3: expected how many of the last blocks, 0 to .*=2'),
+    ({'global_layers': -1}, r'global_layers=-1: expected how many'),
+    ({'global_layers': (1, 0)}, r'global_layers=\(1, 0\): .* ascending'),
+    ({'global_layers': (0, 2)}, r'global_layers=\(0, 2\)'),
+    ({'global_num_heads': 3}, r'global_num_heads=3 does not divide'),
+    ({'global_num_heads': 0}, r'global_num_heads=0: expected at least 1'),
+    ({'global_mlp_dim': 0}, r'global_mlp_dim=0: expected at least 1'),
+    ({'global_dropout_rate': 1.0}, r'global_dropout_rate=1\.0: expected a rate'),
+    ({'global_stochastic_depth_rate': -0.1}, r'global_stochastic_depth_rate=-0\.1'),
+    ({'position_grid': (2, 2)}, r'position_grid=\(2, 2\)'),
+    ({'temporal_module': 'joint', 'temporal_layers': 3}, r'temporal_layers=3: expected 1 to'),
+    ({'temporal_layers': 1}, r"temporal_layers=1: only temporal_module of .*'none'"),
+    (
+      {'temporal_module': 'convolution', 'local_repeats': 2},
+      r"local_repeats=2: only temporal_module of \('local_mhra', 'st_adapter'\) reads it",
+    ),
+    ({'local_repeats': 3, 'temporal_module': 'local_mhra'}, r'local_repeats=3: expected one of'),
+    ({'local_reduction': 2.0}, r'local_reduction=2\.0: only'),
+    ({'local_reduction': 0.0, 'temporal_module': 'local_mhra'}, r'local_reduction=0\.0: expected'),
+    ({'local_dpe': True, 'temporal_module': 'st_adapter'}, r'local_dpe=True: only'),
+    ({'temporal_transformer_layers': 2}, r'temporal_transformer_layers=2: only'),
+    ({**LAST, 'fusion': 'parallel'}, r"fusion='parallel': there are no global blocks"),
+    ({**LAST, 'global_dpe': False}, r'global_dpe=False: there are no global blocks'),
+    ({'global_layers': 0}, r"output='fused' with trunk\.global_layers=0: .* 'class'"),
+    ({'output': 'class'}, r"output='class' with trunk\.global_layers=2: .* idle"),
+    (
+      {'temporal_module': 'transformer', 'output': 'global'},
+      r"temporal_module='transformer' is on the class tokens",
+    ),
+    ({'attention_kernel': 'fused', 'attention_dropout_rate': 0.1}, 'no dropout of attention'),
+  ],
+)
+def test_settings_that_make_no_trunk(fields, message):
+  with pytest.raises(ConfigError, match=message):
+    UniFormerV2(**{**TINY, 'global_layers': 2, **fields})
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 12, 8, 3), (1, 4, 10, 8, 3), (1, 0, 12, 8, 3)])
+def test_inputs_that_the_strides_do_not_divide(shape):
+  message = (
+    r'temporal_downsampling=True: the strides \(t, h, w\) = \(2, 4, 4\) do not divide .*\(T, '
+  )
+  with pytest.raises(ConfigError, match=message):
+    trunk_of(temporal_downsampling=True).grid(shape)
+
+
+def test_configured_trunks():
+  """Every key is a field with the same default but for the sizes and what large models recompute."""
+  for size in trunks.SIZES:
+    fields = trunks.uniformerv2(size).to_dict()
+    assert fields.pop('name') == 'projects.uniformerv2.uniformerv2:UniFormerV2'
+    defaults = {k: v.default for k, v in UniFormerV2.__dataclass_fields__.items()}
+    assert fields.keys() == defaults.keys() - {'parent', 'name', 'dtype'}
+    sizes = {*TINY, 'remat'}
+    assert {k for k, v in fields.items() if v != defaults[k]} - sizes == set()
+    UniFormerV2(**fields)
+  with pytest.raises(ValueError, match=r"Unknown size 'H'; known: \['B/16'"):
+    trunks.uniformerv2('H')
+  with pytest.raises(ValueError, match=r"Unknown trunk keys \['patch'\]"):
+    trunks.uniformerv2('Ti', patch=8)
+
+
+# Published sizes.
+
+
+SSV2 = {
+  'temporal_downsampling': True,
+  'temporal_module': 'local_mhra',
+  'local_repeats': 2,
+  'global_layers': 8,
+}
+
+
+@pytest.mark.parametrize(
+  ('module', 'size', 'frames', 'changes', 'parameters', 'published'),
+  [
+    (k400_base_fe, 'B/16', 8, {}, 114_552_208, 148.10),
+    (ssv2_base_fe, 'B/16', 16, SSV2, 162_992_814, 187.21),
+    (k400_base_fe, 'L/14', 8, {}, 354_099_600, 665.63),
+  ],
+)
+def test_published_sizes(module, size, frames, changes, parameters, published):
+  """GFLOPs to 1%: the published are of matrix products and convolutions alone."""
+  config = module.get_config()
+  config.trunk = trunks.uniformerv2(size, **changes)
+  (dataset,) = config.datasets
+  config.datasets[dataset].clip.frames = frames
+  experiment = parse(config)
+  found = cost.cost_of(experiment, data.facts_or_nominal(experiment), dataset)
+  assert found.parameters == parameters
+  assert found.flops / 1e9 == pytest.approx(published, rel=0.01)
+
+
+def full_size(size, classes, shape, **changes):
+  """Abstract variables of a model, as a run has them."""
+  fields = trunks.uniformerv2(size, **changes).to_dict()
+  del fields['name']
+  model = VideoModel(UniFormerV2(**fields), {'x': LinearHead(num_classes=classes)})
+  return shapes_of(model, jax.ShapeDtypeStruct((1, *shape, 3), jnp.float32))
+
+
+def test_frozen_trunks_train_their_global_blocks_and_head():
+  params = full_size('L/14', 400, (8, 336, 336), output='global')['params']
+  assert cost.count(params) == 354_426_256
+  trained, _ = frozen.split(params, trunks.FROZEN)
+  assert cost.count(trained) == 50_920_848
+  trunk = {name for name in flat(trained) if name.startswith('trunk/')}
+  assert {name.split('/')[1] for name in trunk} == {
+    *(f'global_{j}' for j in range(4)),
+    *('query', 'fusion_norm'),
+  }
+
+
+@pytest.mark.parametrize(
+  ('module', 'changes', 'parameters'),
+  [
+    ('none', {}, 85_933_230),
+    ('attention', {}, 114_306_222),
+    ('joint', {}, 85_939_374),
+    ('convolution', {}, 85_970_094),
+    ('shift', {}, 85_933_230),
+    ('transformer', {}, 128_468_142),
+    ('local_mhra', {'local_repeats': 2}, 104_924_334),
+  ],
+)
+def test_parameters_of_table_15(module, changes, parameters):
+  """The paper, in millions: 86, 114, 86, 86, 86, 128, 105."""
+  shapes = full_size('B/16', 174, (8, 224, 224), temporal_module=module, **changes, **LAST)
+  assert cost.count(shapes['params']) == parameters
