@@ -3,10 +3,13 @@
   python main.py --config=configs/uniformerv2/ablations.py:table=9a,row=global,dataset=ssv2 \
       --workdir=runs/ablation --config.init_from.path=CLIP-ViT-B-16.safetensors
 
-`ROWS` has the tables' rows. Table 9a is of `dataset=k400` and `ssv2`, 9c too, 9e of `k400`, `k600` and
-`k700` (its joint trainings of all at once) and the others of the dataset in the paper. Kinetics is tested with
-8 x 3 x 4, Something-Something with 16 x 3 x 1; without temporal downsampling with half the frames, so
-that the cost is similar (Table 9).
+`ROWS` has the tables' rows. Tables 9a and 9c are of `dataset=ssv2` and `k400`, 9e of `k400`, `k600` and
+`k700` (its joint trainings of all at once), 12 of `k400` and the others of `ssv2`. Kinetics is tested
+with 8 x 3 x 4, Something-Something with 16 x 3 x 1; where patches are of one frame, frames are 8, with
+downsampling 16, so that the cost is similar.
+
+For the joint trainings make the sets of the lists that `projects.uniformerv2.kinetics710` writes of each,
+or the trainer finds videos that one set evaluates on in another's training.
 """
 
 from typing import Any

@@ -13,9 +13,11 @@ from datasets import clips
 from datasets.one_video import OneVideo
 from tests.datasets.videos import write_video
 from tools import summary
+from train_lib import label_map
 from train_lib.experiment import parse
 
-FOLDER = Path(__file__).parents[2] / 'configs' / 'uniformerv2'
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / 'configs' / 'uniformerv2'
 HELPERS = ('__init__', 'common', 'demo', 'trunks')
 FILES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem not in HELPERS)
 # The rows of Tables 1 to 7.
@@ -155,7 +157,10 @@ def test_a_frozen_model_and_one_from_the_image_model_have_their_rates():
   ('k710', False), ('k400', True), ('k600', True), ('k700', True), ('mit', False), ('anet', False),
 ])  # fmt: skip
 def test_heads_come_with_kinetics_710_alone(name, loaded):
-  assert experiment_of(name).init_from.load_head == loaded
+  init_from = experiment_of(name).init_from
+  assert init_from.load_head == loaded
+  synonyms = label_map.read_synonyms(init_from.class_synonyms and ROOT / init_from.class_synonyms)
+  assert (('barbequing', 'barbecuing') in synonyms) == loaded
 
 
 @pytest.mark.parametrize('dataset', ['k400', 'ssv2'])
