@@ -275,7 +275,7 @@ def machinery(loader_threads: int) -> ConfigDict:
   """How a run is laid out, fed and watched, whatever it trains: the whole set, to be overridden."""
   return ConfigDict(
     {
-      'mixture': {'sampling': 'weighted'},
+      'mixture': {'sampling': 'weighted', 'allow_overlap': False},
       'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},
       'grad_accumulation': 1,
       'ema_decay': 0.0,
@@ -299,6 +299,7 @@ def from_scratch() -> ConfigDict:
       'class_token': 'copy',
       'init_temporal_attention': False,
       'load_head': False,
+      'class_synonyms': '',  # csv name,label: what the checkpoint calls otherwise
       'allow_new': (),
       'allow_skipped': (),
     }

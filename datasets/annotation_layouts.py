@@ -17,7 +17,7 @@ from datasets import annotations
 from datasets.annotations import GROUP, Annotations, Classes, Entry, LabelGroup
 from errors import DataError
 
-_SPLITS = {
+SPLITS = {
   'train': 'train',
   'training': 'train',
   'val': 'validation',
@@ -26,6 +26,7 @@ _SPLITS = {
   'test': 'test',
   'testing': 'test',
 }
+"""What annotation files call a split -> what the project calls it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,11 +192,11 @@ def _groups(
 
 def _of_split(source: _Source, entries: Iterator[Entry], split: str) -> Iterator[Entry]:
   """Entries of one split, their `split` in the project's words."""
-  wanted = _SPLITS.get(split.lower(), split)
+  wanted = SPLITS.get(split.lower(), split)
   found: set[str] = set()
   matched = False
   for entry in entries:
-    own = _SPLITS.get(entry.split.lower(), entry.split)
+    own = SPLITS.get(entry.split.lower(), entry.split)
     found.add(own)
     if not wanted or not own or own == wanted:
       matched = True

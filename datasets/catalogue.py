@@ -187,12 +187,13 @@ _KINETICS = (
     'UniFormerV2, Table 10.',
     _KINETICS_FLIP,
     'Made by UniFormerV2: the union of Kinetics-400, -600 and -700 without their duplicates, '
-    'labels merged by Table 20.',
-    '',
+    'labels merged by Table 20. `python -m projects.uniformerv2.kinetics710` makes its lists from those '
+    'of the three sets.',
+    'kinetics',
     (Size(TABLE_10, 658_340, 66_803),),
     10,
     (),
-    'For pretraining only. Write a csv of your own with the labels of Table 20.',
+    'For pretraining only.',
   ),
 )
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets import video_id
 from datasets.keyframes import BoxTable, Keyframe
 from datasets.manifest import TaskLabels
 from datasets.regions import Regions
@@ -71,6 +72,16 @@ class VideoDataset(abc.ABC):
   @abc.abstractmethod
   def key(self, row: int) -> str:
     """Name of a video, unique in its split."""
+
+  def identity(self, row: int) -> tuple[str, ...]:
+    """What is equal for two examples, of any splits and datasets, of one video.
+
+    The YouTube id where the key holds one (`datasets.video_id`), so that clips of one video are equal;
+    else the key, in its dataset. Datasets whose keys can name different videos override this.
+    """
+    key = self.key(row)
+    found = video_id.youtube_id(key)
+    return (found,) if found else (self.where, key)
 
   @abc.abstractmethod
   def stored_labels(self, row: int) -> _Array:

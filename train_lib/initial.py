@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from errors import CheckpointMismatchError
-from train_lib import checkpoint, params_file, preprocessing, weight_files
+from train_lib import checkpoint, label_map, params_file, preprocessing, weight_files
 from train_lib.console import say
 from train_lib.pretrained import load_pretrained
 from train_lib.program import Program
@@ -28,7 +28,7 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
 
   Raises:
     CheckpointMismatchError: The file is missing, unknown, or does not fit; lists the paths. Or the
-      heads are loaded from a run whose classes are others, or the run normalised pixels otherwise.
+      heads are loaded and a class has no row by its name, or the run normalised pixels otherwise.
   """
   config = program.experiment.init_from
   if not config.path:
@@ -39,9 +39,16 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   else:
     weights = weight_files.read_arrays(config.path)
     meta = params_file.read_meta(config.path)
-  if meta is not None:
-    if config.load_head:
-      checkpoint.check_class_names(meta['class_names'], program.facts, Path(config.path))
+  rows: list[label_map.Rows] = []
+  if meta is not None and config.load_head:
+    weights, rows = label_map.map_heads(
+      weight_files.flatten(weights),
+      meta['class_names'],
+      program.facts.class_names,
+      label_map.read_synonyms(config.class_synonyms),
+      config.path,
+    )
+  if meta is not None and 'preprocessing' in meta:  # Imported weights come without.
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
   _, report = _fill(program, program.abstract_state, weights)
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
@@ -50,6 +57,8 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
       f'{config.path} would leave {random} random, so that an evaluation means nothing. Set '
       '`init_from.load_head`, with a checkpoint that has these heads.'
     )
+  for found in rows:
+    say(str(found))
   return weights
 
 

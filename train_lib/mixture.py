@@ -18,9 +18,12 @@ class MixtureConfig:
       order of their names. `'uniform'`: all are as probable. `'mixed'`: each example of a batch is
       drawn on its own, with a probability proportional to the number of examples or to `weight`.
       Datasets may differ in all but their clips' frames, crop and repeats.
+    allow_overlap: train although videos of a training split are in an evaluation split too, whose
+      scores then are too high.
   """
 
   sampling: Literal['weighted', 'alternating', 'uniform', 'mixed'] = 'weighted'
+  allow_overlap: bool = False
 
   @property
   def mixed(self) -> bool:

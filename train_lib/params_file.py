@@ -33,18 +33,22 @@ def write(path: Path, params: Mapping[str, Any], meta: Mapping[str, Any]) -> int
     ConfigError: The name does not end in `.npz`, or the file cannot be written.
   """
   arrays = flatten(model_params(params))
-  write_arrays(path, {**arrays, _META: np.asarray(json.dumps(meta))})
+  write_arrays(path, arrays, meta)
   return sum(array.size for name, array in arrays.items() if not name.startswith(f'{STATISTICS}/'))
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes arrays by name to an `.npz` that appears when it is complete.
+def write_arrays(
+  path: Path, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any] | None = None
+) -> None:
+  """Writes arrays by name to an `.npz` that appears when it is complete; arguments as of `write`.
 
   Raises:
     ConfigError: As `write`.
   """
   if path.suffix != '.npz':
     raise ConfigError(f'--out={path}: expected a name that ends in .npz, got {path.suffix!r}.')
+  if meta is not None:
+    arrays = {**arrays, _META: np.asarray(json.dumps(meta))}
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -59,7 +63,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_meta(path: str) -> dict[str, Any] | None:
-  """What `write` kept beside the arrays; None for a weight file from elsewhere."""
+  """What was kept beside the arrays: all of a run's, the `class_names` of imported weights; or None."""
   if not path.endswith('.npz'):
     return None
   with np.load(path, allow_pickle=False) as archive:

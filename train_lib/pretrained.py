@@ -66,8 +66,11 @@ class InitFromConfig:
     init_temporal_attention: Model 3: fill temporal attention too, not only spatial attention.
     init_temporal_layer_norm: Model 3: fill LayerNorm_time from the block's first LayerNorm.
     load_head: fill the heads: those of another run by task name, the one of any other checkpoint
-      into a model that has one. With the heads come the objective's own parameters, which belong to
-      them; those that are missing, unused or of another shape are new and skipped without permission.
+      into a model that has one. Where the checkpoint knows its class names, their rows by name, and its
+      head, if it has one, into every head of the model: `label_map.map_heads`. With the heads come the
+      objective's own parameters, which belong to them; those that are missing, unused or of another
+      shape are new and skipped without permission.
+    class_synonyms: csv `name,label` of pairs of names of one class, for `load_head`.
     allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
       those that the pairing of checkpoint and model implies: where the file has nothing for them, or
       another shape, which then goes unused.
@@ -83,6 +86,7 @@ class InitFromConfig:
   init_temporal_attention: bool = False
   init_temporal_layer_norm: bool = False
   load_head: bool = False
+  class_synonyms: str = ''
   allow_new: tuple[str, ...] = ()
   allow_skipped: tuple[str, ...] = ()
 

@@ -22,6 +22,7 @@ from train_lib import (
   data,
   evaluation,
   multi_label,
+  overlap,
   preprocessing,
   profiling,
   resume,
@@ -184,6 +185,7 @@ def results_folder(folder: Path, dataset: str, split: str, step: int) -> Path:
 
 def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
   train_data, eval_data = data.open_train_splits(experiment), data.open_eval_splits(experiment)
+  overlap.check(train_data, eval_data, allowed=experiment.mixture.allow_overlap)
   facts = data.facts_of(experiment, train_data)
   program = build_program(experiment, facts, make_mesh(experiment.mesh))
   fresh = checkpoint.latest_step(folder) is None

@@ -57,6 +57,12 @@ def test_facts(dataset):
   assert dataset.key(1) == 'a b/jump ü.mp4@0.8-1.2'
 
 
+def test_which_examples_are_of_one_video(folder, dataset):
+  test = open_dataset(folder, 'test', TASKS)
+  assert [dataset.identity(row) == test.identity(0) for row in range(3)] == [False, False, True]
+  assert dataset.identity(0) != dataset.identity(1)  # Other frames of it.
+
+
 def test_defects_name_row_and_file(dataset):
   gone, sound, late = dataset.defects
   assert gone.startswith('row 5: ')
@@ -124,6 +130,8 @@ def test_class_folders_and_a_list_of_classes(tmp_path):
   dataset = open_dataset(tmp_path, 'train', TASKS)
   assert dataset.class_names('action') == ('jump', 'walk')
   assert [dataset.key(row) for row in range(2)] == ['jump/v.mp4', 'walk/v.mp4']
+  test = open_dataset(tmp_path, 'test', TASKS)
+  assert test.key(0) == dataset.key(1) and test.identity(0) != dataset.identity(1)
   assert numbers(dataset, 1, [2]) == [2]
   (tmp_path / 'classes.txt').write_text('walk\nrest\njump\n')
   dataset = open_dataset(tmp_path, 'test', TASKS)

@@ -6,8 +6,10 @@ import pytest
 import simplejpeg
 import tensorflow as tf
 
+from datasets import manifest, records
 from datasets.record_dataset import RecordDataset, decode_frames
 from errors import DataError
+from tests.datasets.conftest import make_frames
 
 TASKS = {'verbs': 'verb', 'marks': 'tags'}
 
@@ -73,3 +75,24 @@ def test_travels_to_a_worker_as_its_arguments(tiny_source):
   indices = np.array([1, 3])
   for frame, other in zip(dataset.frames(2, indices), copy.frames(2, indices), strict=True):
     np.testing.assert_array_equal(frame, other)
+
+
+def test_which_examples_are_of_one_video(tmp_path):
+  keys = {
+    'train': ['0347ZoDXyP0_000005_000015', 'x/a.mp4', 'x/b.mp4', 'clip'],
+    'test': ['v_0347ZoDXyP0.mp4@1-9', 'x/a.mp4', 'x/b.mp4', 'clip'],
+  }
+  splits = []
+  for split, names in keys.items():
+    # The frames of x/a.mp4 are other ones in either split: its videos lay in two folders.
+    clips = [0, 1 + (split == 'test'), 3, 4]
+    examples = [
+      records.encode_example(make_frames(clip, 2), [0], name, height=24, width=32, frame_rate=25.0)
+      for clip, name in zip(clips, names, strict=True)
+    ]
+    splits.append(records.write_split(tmp_path, split, examples, 1))
+  manifest.write(tmp_path, manifest.create(splits, {'label': (['a'], False)}))
+  train, test = (RecordDataset(tmp_path, split, {}) for split in keys)
+  found = [train.identity(row) == test.identity(row) for row in range(4)]
+  assert found == [True, False, True, True]
+  assert train.identity(0) == ('0347ZoDXyP0',) and train.identity(3) == (str(tmp_path), 'clip')

@@ -25,6 +25,7 @@ def mix_two(config):
   config.datasets = {'a': base, 'b': copy.deepcopy(base)}
   config.datasets.b.train_split = 'test'
   config.datasets.a.eval_split = ''
+  config.mixture.allow_overlap = True  # Of `b` there is one split only.
   task = config.tasks.motion
   config.tasks = {'a': task, 'b': copy.deepcopy(task)}
   config.tasks.a.dataset, config.tasks.b.dataset = 'a', 'b'

@@ -42,7 +42,7 @@ def encode(place, brightness, labels):
 def grey_dir(tmp_path_factory):
   """Flat grey clips with labels of 'abcd'."""
   folder = tmp_path_factory.mktemp('grey')
-  train = [encode(i, 30 * i, 'abcd'[i % 4]) for i in range(8)]
+  train = [encode(100 + i, 30 * i, 'abcd'[i % 4]) for i in range(8)]
   splits = {
     'train': train,
     'test': [encode(i, *clip) for i, clip in enumerate(CLIPS)],
