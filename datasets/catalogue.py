@@ -334,7 +334,7 @@ _UNTRIMMED = (
     ),
     'The layout makes a clip of every annotated segment, as UniFormerV2 trains, and with '
     '--segment_seconds=10 clips of 10 s, as MultiTrain trains and tests. UniFormerV2 tests on the '
-    'whole video, so its figures need a csv with one row a video. Test labels are withheld.',
+    'whole video: --whole_videos=validation. Test labels are withheld.',
   ),
   Dataset(
     'hacs',

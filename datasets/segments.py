@@ -1,4 +1,4 @@
-"""Annotated segments of untrimmed videos, of any length, cut into clips of one length."""
+"""Annotated segments of untrimmed videos: cut into clips of one length, or joined to whole videos."""
 
 import dataclasses
 import itertools
@@ -7,6 +7,34 @@ from collections.abc import Mapping, Sequence
 
 from datasets.annotations import Rejected, Row, clip_key
 from errors import ConfigError
+
+
+def whole_videos(rows: Sequence[Row]) -> tuple[Row, ...]:
+  """A row for each video that has segments, from its beginning to its end (UniFormerV2, Appendix A).
+
+  Its labels are those of the segments that cover most of it, ties the first: few videos have segments
+  of several classes. It keeps the number of its first segment; its key is its path.
+
+  Args:
+    rows: segments of a split.
+  """
+  of_video: dict[str, list[Row]] = {}
+  for row in rows:
+    of_video.setdefault(row.path, []).append(row)
+  return tuple(
+    dataclasses.replace(parts[0], labels=_longest(parts), start=None, end=None, key=path)
+    for path, parts in of_video.items()
+  )
+
+
+def _longest(parts: Sequence[Row]) -> Mapping[str, tuple[str, ...]]:
+  """The labels that segments have for the longest time together."""
+
+  def seconds(labels: Mapping[str, tuple[str, ...]]) -> float:
+    own = [row for row in parts if row.labels == labels]
+    return sum(math.inf if row.end is None else row.end - (row.start or 0.0) for row in own)
+
+  return max((row.labels for row in parts), key=seconds)
 
 
 def cut(

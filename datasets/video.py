@@ -1,8 +1,9 @@
 """Videos, read with PyAV: which frames there are, chosen frames by number, and frames by time.
 
-Only this module and `picture` import `av`. Every failure of libav is a DataError that names the
-file. Times count from the container's start, as a player's clock does and as annotations mean them: a
-file whose time stamps begin at 5 s starts at 0, and so does one whose sound begins before its picture.
+Only this module, `picture` and `video_writer` import `av`. Every failure of libav is a DataError that
+names the file. Times count from the container's start, as a player's clock does and as annotations
+mean them: a file whose time stamps begin at 5 s starts at 0, and so does one whose sound begins before
+its picture.
 """
 
 import contextlib

@@ -17,6 +17,9 @@ Examples:
   # ActivityNet, its annotated segments cut into clips of 10 seconds
   python -m tools.build_records --layout=activitynet --csv=activity_net.v1-3.min.json \\
       --video_root=anet --segment_seconds=10 --out=data/activitynet
+  # ActivityNet, each segment a clip to train on, and whole videos to test on
+  python -m tools.build_records --layout=activitynet --csv=activity_net.v1-3.min.json \\
+      --video_root=anet --whole_videos=validation --out=data/activitynet
   # AVA or AVA-Kinetics: a clip around each annotated keyframe, with boxes and detections
   python -m tools.build_records --layout=ava --csv=ava_train_v2.2.csv --video_root=ava/videos \\
       --labelmap=ava_action_list_v2.2.pbtxt --excluded=ava_train_excluded_timestamps_v2.2.csv \\
@@ -82,6 +85,11 @@ _SEGMENT_SECONDS = flags.DEFINE_float(
   None,
   'Cut rows with an end into clips of that length. A remainder of at least half of it is a shorter '
   'clip, less is left and listed as rejected; a row shorter than a clip is one clip.',
+)
+_WHOLE_VIDEOS = flags.DEFINE_list(
+  'whole_videos',
+  [],
+  'Splits with one row a video, whole, in place of its annotated segments; their most common label.',
 )
 _LABELMAP = flags.DEFINE_string('labelmap', None, '(ava) Classes and their ids, as pbtxt.')
 _EXCLUDED = flags.DEFINE_string('excluded', None, '(ava) Csv file of keyframes to leave out.')
@@ -207,6 +215,12 @@ def _clips(
   splits: Mapping[str, Sequence[Row]],
 ) -> Mapping[str, tuple[Sequence[Row], Sequence[Rejected]]]:
   """The clips of each split, and what is left of its segments where they are cut."""
+  if unknown := sorted({*_WHOLE_VIDEOS.value} - {*splits}):
+    raise ConfigError(f'--whole_videos: {unknown} are not built, which are {sorted(splits)}.')
+  splits = {
+    split: segments.whole_videos(rows) if split in _WHOLE_VIDEOS.value else rows
+    for split, rows in splits.items()
+  }
   if _SEGMENT_SECONDS.value is None:
     return {split: (rows, ()) for split, rows in splits.items()}
   return segments.cut(splits, _SEGMENT_SECONDS.value)
@@ -222,6 +236,8 @@ def _origin() -> dict[str, Any]:
     origin |= {'excluded': _file(_EXCLUDED.value)} if _EXCLUDED.value else {}
   if _SEGMENT_SECONDS.value is not None:
     origin['segment_seconds'] = _SEGMENT_SECONDS.value
+  if _WHOLE_VIDEOS.value:
+    origin['whole_videos'] = _WHOLE_VIDEOS.value
   return origin
 
 

@@ -32,13 +32,13 @@ def make_eval_step(
     )
     on_boxes = {name for name in logits if experiment.tasks[name].on_boxes}
     logits = {  # Boxes have one view.
-      k: v if k in on_boxes else _over_views(experiment, k, v.reshape(b, views, -1))
+      k: v if k in on_boxes else over_views(experiment, k, v.reshape(b, views, -1))
       for k, v in logits.items()
     }
     targets, masks = targets_of(batch['label'], facts), masks_of(experiment, batch)
     for name in on_boxes:  # Detected boxes have no labels: they are for the protocol.
       masks[name] *= jnp.any(targets[name] > 0, -1)
-    probabilities = {k: _probabilities(experiment, k, v) for k, v in logits.items()}
+    probabilities = {k: probabilities_of(experiment, k, v) for k, v in logits.items()}
     top = {
       k: jax.lax.top_k(v, min(5, v.shape[-1]))
       for k, v in probabilities.items()
@@ -56,7 +56,7 @@ def make_eval_step(
   return eval_step
 
 
-def _over_views(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
+def over_views(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
   """Logits of videos [B, K] from those of their views [B, V, K].
 
   Their mean (ViViT, section 4.1), or those whose probabilities are the mean of the views'.
@@ -105,7 +105,8 @@ def _joint_logits(logits: list[jax.Array], targets: list[jax.Array]) -> tuple[ja
   return score, label
 
 
-def _probabilities(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
+def probabilities_of(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:
+  """Logits [..., K] of a task -> probabilities, by its loss: of one label, or of each by itself."""
   if experiment.tasks[task].loss == 'softmax':
     return jax.nn.softmax(logits)
   return jax.nn.sigmoid(logits)

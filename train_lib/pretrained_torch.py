@@ -12,6 +12,7 @@ from train_lib.pretrained_vit import (
   UNUSED,
   from_torch,
   rename,
+  split_packed,
   with_zero_row,
 )
 from train_lib.weight_files import Arrays
@@ -140,12 +141,9 @@ def from_clip(arrays: Arrays, num_heads: int) -> Arrays:
     name = key.removeprefix('visual.')
     if both and name == key:
       visual[f'{UNUSED}/text_tower/{key}'] = array
-    elif '.in_proj_' in name:
-      names = (name.replace('in_proj_', f'{n}.') for n in ('query', 'key', 'value'))
-      visual.update(_thirds(array, *names))
     else:
       visual[name] = array
-  return _with_batch_axes(from_torch(visual, num_heads, _CLIP_STEMS))
+  return _with_batch_axes(from_torch(split_packed(visual), num_heads, _CLIP_STEMS))
 
 
 def from_hugging_face_clip(arrays: Arrays, num_heads: int) -> Arrays:

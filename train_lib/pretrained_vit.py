@@ -72,6 +72,18 @@ def with_zero_row(table: np.ndarray) -> np.ndarray:
   return np.concatenate([np.zeros_like(table[:, :1]), table], axis=1)  # [1, 1 + N, C]
 
 
+def split_packed(arrays: Arrays) -> Arrays:
+  """PyTorch's `in_proj_weight` and `in_proj_bias`, rows of queries, keys and values, as three arrays each."""
+  apart: Arrays = {}
+  for name, array in arrays.items():
+    if '.in_proj_' in name:
+      for part, rows in zip(('query', 'key', 'value'), np.array_split(array, 3)):
+        apart[name.replace('in_proj_', f'{part}.')] = rows
+    else:
+      apart[name] = array
+  return apart
+
+
 def from_torch(arrays: Arrays, num_heads: int, stems: Sequence[tuple[str, str]]) -> Arrays:
   """Renames and lays out the arrays of a PyTorch state dict.
 

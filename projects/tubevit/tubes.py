@@ -92,6 +92,22 @@ class Tube:
     first = [offset + extent // 2 for offset, extent in zip(self.offset, self.extent)]
     return np.indices(grid).reshape(3, -1).T * np.asarray(self.stride) + np.asarray(first)
 
+  def boxes(self, grid: Size) -> np.ndarray:
+    """Begin and end in (frame, row, column) of what each token of a grid sees, int [N, 2, 3]."""
+    begin = np.indices(grid).reshape(3, -1).T * np.asarray(self.stride) + np.asarray(self.start)
+    sizes = zip(self.kernel, self.step, self.space_to_depth)
+    seen = [kernel + (f - 1) * step for kernel, step, f in sizes]
+    return np.stack([begin, begin + np.asarray(seen)], axis=1)
+
+
+def token_boxes(tubes: Mapping[str, Tube], clip: Sequence[int]) -> np.ndarray:
+  """Begin and end in (frame, row, column) of what each token sees, int [N, 2, 3], tubes by name.
+
+  Grown kernels may reach out of the clip. Raises ConfigError as `token_grids`.
+  """
+  grids = token_grids(tubes, clip)
+  return np.concatenate([tubes[name].boxes(grid) for name, grid in grids.items()])
+
 
 def token_grids(tubes: Mapping[str, Tube], clip: Sequence[int]) -> dict[str, Size]:
   """Name -> grid of the tubes that make tokens of a clip (T, H, W), by name.

@@ -17,7 +17,7 @@ from models.attention import KERNELS, dot_product_attention
 from models.features import Features
 from projects.tubevit import positions
 from projects.tubevit.tokenising import INTERPOLATIONS, TubeEmbedding, patch_kernel
-from projects.tubevit.tubes import Size, Tube, token_grids
+from projects.tubevit.tubes import Size, Tube, token_boxes, token_grids
 
 _CHOICES = {
   'pooling': ('token', 'mean', 'attention'),
@@ -130,6 +130,10 @@ class TubeViT(nn.Module):
       kernel = 0 if shared else math.prod(tube.learned) * 3 * channels
       rows.append((f'tube_{name}', math.prod(grids.get(name, (0,))), kernel + channels))
     return rows
+
+  def token_boxes(self, input_shape: Sequence[int]) -> np.ndarray:
+    """Begin and end of each token of a video in frames and px, int [N, 2, 3]; raises as `grid`."""
+    return token_boxes(self.tubes, input_shape[-4:-1])
 
   def _tokens(self, video: jax.Array, grids: Mapping[str, Size]) -> jax.Array:
     """[B, T, H, W, 3] -> [B, N, C]."""

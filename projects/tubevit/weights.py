@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
-from train_lib.pretrained_vit import from_torch
+from train_lib.pretrained_vit import from_torch, split_packed
 from train_lib.weight_files import Arrays
 
 _BLOCK = r'Transformer/encoderblock_\1/'
@@ -59,7 +59,7 @@ def from_official(arrays: Mapping[str, np.ndarray], tubes: Sequence[str], num_he
     ConfigError: `num_heads` does not divide the width.
   """
   _check_names(set(arrays) - {_POSITIONS})
-  apart = _apart({name: array for name, array in arrays.items() if name != _POSITIONS})
+  apart = split_packed({name: array for name, array in arrays.items() if name != _POSITIONS})
   kernel, bias = (apart.pop(_TOKENISER + leaf) for leaf in _KERNEL_AND_BIAS)
   if kernel.ndim != 5 or bias.shape != (len(tubes), len(kernel)):
     raise CheckpointMismatchError(
@@ -96,15 +96,3 @@ def _check_names(names: set[str]) -> None:
 
 def _leaves(stems: Sequence[str]) -> set[str]:
   return {stem + leaf for stem in stems for leaf in _KERNEL_AND_BIAS}
-
-
-def _apart(arrays: Mapping[str, np.ndarray]) -> Arrays:
-  """Splits `in_proj`, whose rows are queries, keys and values."""
-  apart: Arrays = {}
-  for name, array in arrays.items():
-    if found := re.fullmatch(r'(.*\.self_attention)\.in_proj_(weight|bias)', name):
-      for part, rows in zip(('query', 'key', 'value'), np.array_split(array, 3)):
-        apart[f'{found[1]}.{part}.{found[2]}'] = rows
-    else:
-      apart[name] = array
-  return apart

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
-from train_lib.pretrained_vit import from_torch
+from train_lib.pretrained_vit import from_torch, split_packed
 from train_lib.weight_files import Arrays
 
 # In front of the names of released and of trained checkpoints.
@@ -178,13 +178,9 @@ def _check_shapes(state: Arrays) -> None:
 
 
 def _apart(state: Arrays) -> Arrays:
-  """Splits `in_proj`, takes the ones out of pointwise kernels, and numbers local MHRAs as we do."""
+  """Queries, keys and values apart, pointwise kernels of two axes, local MHRAs numbered as ours."""
   apart: Arrays = {}
-  for name, array in state.items():
-    if found := re.fullmatch(r'(.*\.attn)\.in_proj_(weight|bias)', name):
-      for part, rows in zip(('query', 'key', 'value'), np.split(array, 3)):
-        apart[f'{found[1]}.{part}.{found[2]}'] = rows
-      continue
+  for name, array in split_packed(state).items():
     if re.search(r'\.pos_embed\.[13]\.weight$', name):
       array = array[:, :, 0, 0, 0]
     found = re.fullmatch(r'(.*)\.lmhra([12])\.pos_embed\.(.*)', name)

@@ -90,6 +90,28 @@ def test_rows_without_an_end_stay():
     cut(whole)
 
 
+def test_whole_videos_have_the_label_of_most_of_their_segments():
+  def labelled(number, path, label, start, end):
+    return dataclasses.replace(row(number, start, end, path), labels={'label': (label,)})
+
+  rows = [
+    labelled(1, 'a.mp4', 'jump', 0, 10),
+    labelled(1, 'a.mp4', 'run', 5, 12),
+    labelled(2, 'b.mp4', 'run', 1, 2),
+    labelled(1, 'a.mp4', 'run', 20, 24),
+    labelled(3, 'c.mp4', 'jump', 0, 3),
+    labelled(3, 'c.mp4', 'run', 3, 6),
+    labelled(4, 'd.mp4', 'run', 0, 3),
+    labelled(4, 'd.mp4', 'jump', None, None),
+  ]
+  assert segments.whole_videos(rows) == tuple(
+    Row(number, path, {'label': (label,)}, path, None, None, 'train')
+    for number, path, label in [
+      (1, 'a.mp4', 'run'), (2, 'b.mp4', 'run'), (3, 'c.mp4', 'jump'), (4, 'd.mp4', 'jump')
+    ]
+  )  # fmt: skip
+
+
 @pytest.mark.parametrize('seconds', [0, -1, float('nan'), float('inf')])
 def test_lengths_that_cannot_be(seconds):
   with pytest.raises(ConfigError, match='segment_seconds: expected more than 0 s'):

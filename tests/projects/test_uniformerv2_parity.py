@@ -36,7 +36,6 @@ FILES = {
 }
 TRAINED = [name for name, path in FILES.items() if path.with_suffix('.trainbn.npz').exists()]
 PUBLISHED = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob('full_*.json'))}
-STATISTICS = 'batch_stats/'
 
 
 def arrays_of(name, part):
@@ -69,20 +68,16 @@ def variables_of(model, source, video):
   """The model's variables, all from the converted state dict, and nothing left of it."""
   init = functools.partial(model.init, train=False)
   shapes = flax.core.meta.unbox(jax.eval_shape(init, jax.random.key(0), video))
-  statistics = {k: source.pop(k) for k in list(source) if k.startswith(STATISTICS)}
-  params, report = load_pretrained(
-    shapes['params'],
+  params = shapes.pop('params')
+  loaded, report = load_pretrained(
+    {**params, **shapes},
     source,
     grid=model.trunk.grid(video.shape),
     options=InitFromConfig(path='', load_head=True),
   )
   assert {row.status for row in report.rows} == {'loaded'}
-  nested = flax.traverse_util.unflatten_dict(statistics, sep='/')
-  found = jax.tree.map(np.shape, nested)
-  assert found == jax.tree.map(
-    lambda x: x.shape, {k: v for k, v in shapes.items() if k != 'params'}
-  )
-  return {'params': params, **nested}
+  statistics = {name: loaded.pop(name) for name in shapes}
+  return {'params': loaded, **statistics}
 
 
 @functools.cache

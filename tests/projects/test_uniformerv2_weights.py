@@ -14,8 +14,8 @@ from models.heads import LinearHead
 from models.video_model import VideoModel
 from projects.uniformerv2 import import_weights, weights
 from tests.projects.test_uniformerv2_parity import arrays_of, trunk_of
-from train_lib import pretrained_vit
 from train_lib.pretrained import InitFromConfig, load_pretrained
+from train_lib.weight_files import read_arrays
 
 NAME = 'lt2_tdown'
 BLOCK = 'transformer.resblocks.1.'
@@ -122,7 +122,7 @@ def test_a_missing_block_and_a_file_of_one_name():
     convert({'class_embedding': np.ones(64)})
 
 
-def test_an_image_of_the_command(tmp_path, capsys):
+def test_the_command_writes_what_it_converts(tmp_path, capsys):
   np.savez(tmp_path / 'official.npz', **state())
   path = tmp_path / 'ours.npz'
   # Not from a command line: commands that other tests import have required flags.
@@ -136,7 +136,7 @@ def test_an_image_of_the_command(tmp_path, capsys):
   assert capsys.readouterr().out == (
     f'{path}: {parameters:,} parameters ({counts}), {statistics:,} running statistics.\n'
   )
-  written, expected = pretrained_vit.read_arrays(str(path)), convert(state())
+  written, expected = read_arrays(str(path)), convert(state())
   assert written.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(written[name], array)
@@ -164,7 +164,7 @@ CONFIG = {
   [
     (
       {'width': 32, 'n_dim': 32},
-      [r'trunk/cls from cls', r'198 have another shape'],
+      [r'trunk/cls from cls', 'The model is 32 wide, the checkpoint 64'],
     ),
     (
       {'patch_size': 8},

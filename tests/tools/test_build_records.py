@@ -139,6 +139,19 @@ def test_a_public_layout(build_in, tmp_path):
   assert sizes(made) == {'validation': 1}
 
 
+def test_whole_videos_in_place_of_segments(build_in, tmp_path, capsys):
+  segments = [{'label': 'Jump', 'segment': [0, 0.05]}, {'label': 'Jump', 'segment': [0.08, 0.12]}]
+  database = {
+    '0': {'subset': 'training', 'annotations': segments},
+    '1': {'subset': 'validation', 'annotations': segments},
+  }
+  path = write_csv(tmp_path, json.dumps({'database': database}))
+  made = build_in(csv=path, layout='activitynet', whole_videos='validation')
+  assert sizes(made) == {'train': 2, 'validation': 1}
+  assert keys(tmp_path, made, 'validation') == ['jump/1.mp4']
+  assert made.source['splits']['train']['annotations']['whole_videos'] == ['validation']
+
+
 def test_segments_cut_into_clips(build_in, tmp_path, capsys):
   # The videos have 4 frames, 0.16 s.
   segments = [{'label': 'Jump', 'segment': [0, 0.17]}, {'label': 'Jump', 'segment': [0.04, 0.07]}]

@@ -20,10 +20,11 @@ from configs.common import rand_augment_from
 from conftest import make_tiny_config
 from models.features import Features
 from projects.multitrain.objective import MultiTrain
+from projects.uniformerv2.uniformerv2 import UniFormerV2
 from train_lib import data, experiment as experiment_lib
 from train_lib.configuration import Component
 from train_lib.experiment import MeshConfig, TaskConfig
-from train_lib.mesh import batch_sharding, make_mesh, replicated
+from train_lib.mesh import batch_sharding, make_mesh, on_mesh, replicated
 from train_lib.objective import ModelOutputs
 from train_lib.program import build_program, prepare
 
@@ -121,10 +122,35 @@ def multitrain(devices):
   named = {{jax.tree_util.keystr(path): np.asarray(x).ravel().tolist() for path, x in leaves}}
   return {{'terms': {{'loss': float(total), **{{k: float(x) for k, x in terms.items()}}}}, 'gradients': named}}
 
+def uniformerv2(devices):
+  # BatchNorm takes its statistics, and gradients through them, over all devices' clips; one clip a device.
+  trunk = UniFormerV2(
+    hidden_size=8, num_layers=1, num_heads=2, mlp_dim=8, patch_size=8, global_layers=1,
+    temporal_module='local_mhra', temporal_downsampling=True, global_dropout_rate=0.0,
+  )
+  rng = np.random.default_rng(0)
+  clips = (rng.normal(size=(8, 4, 16, 16, 3)) + np.arange(8).reshape(8, 1, 1, 1, 1)).astype(np.float32)
+  mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+  shapes = nn.meta.unbox(jax.eval_shape(lambda: trunk.init(jax.random.key(0), clips[:1], train=False)))
+  draw = lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32)
+  params = jax.tree.map(draw, shapes['params'])
+  statistics = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes['batch_stats'])
+
+  def loss(params, clips):
+    variables = {{'params': params, 'batch_stats': statistics}}
+    features, state = trunk.apply(variables, clips, train=True, mutable=['batch_stats'])
+    return (features.pooled ** 2).sum(), (features.tokens, state['batch_stats'])
+
+  step = on_mesh(mesh, jax.value_and_grad(loss, has_aux=True))
+  run = jax.jit(step, in_shardings=(replicated(mesh), batch_sharding(mesh)))
+  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(run(params, clips)))
+  return {{jax.tree_util.keystr(path): x.ravel().tolist() for path, x in leaves}}
+
 one, _ = augmented(1)
 eight, collectives = augmented(8)
 print(json.dumps({{
   'multitrain': [multitrain(1), multitrain(8)],
+  'uniformerv2': [uniformerv2(1), uniformerv2(8)],
   'augmented': {{
     'collectives': collectives,
     'different': float(np.mean(np.abs(one - eight) > 1e-5)),
@@ -140,7 +166,7 @@ print(json.dumps({{
 
 
 def test_one_program_on_every_mesh(demo_data_dir):
-  # One test: the child compiles eight programs, which parallel test workers would do once each.
+  # One test: the child compiles ten programs, which parallel test workers would do once each.
   source = PROGRAM.format(root=str(ROOT), here=str(Path(__file__).parent), data=str(demo_data_dir))
   settings = {
     'JAX_PLATFORMS': 'cpu',
@@ -156,6 +182,10 @@ def test_one_program_on_every_mesh(demo_data_dir):
   assert done.returncode == 0, done.stderr[-3000:]
   results = json.loads(done.stdout.splitlines()[-1])
   augmented = results.pop('augmented')
+  alone, shared = results.pop('uniformerv2')
+  assert sum('norm' in name and ('mean' in name or 'var' in name) for name in alone) == 2
+  for name, values in alone.items():
+    assert shared[name] == pytest.approx(values, rel=1e-3, abs=1e-4), name
   alone, shared = results.pop('multitrain')
   assert len(alone['terms']) == 7 and len(alone['gradients']) == 11
   assert shared['terms'] == pytest.approx(alone['terms'], rel=1e-5)

@@ -1,0 +1,137 @@
+"""A trained model as its checkpoint describes it, to be used outside a run."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from errors import CheckpointMismatchError, ConfigError
+from models.video_model import VideoModel
+from train_lib import checkpoint, params_file, preprocessing, weight_files
+from train_lib import experiment as experiment_lib
+from train_lib.experiment import DataFacts, Experiment
+from train_lib.preprocessing import Preprocessing
+from train_lib.program import build_model, example_inputs
+from train_lib.state import OBJECTIVE, STATISTICS, PyTree
+
+# How a model is computed and not what: parameters are the same, and no layer is hidden in a loop.
+_PLAIN = {'scan_layers': False, 'remat': 'none'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A model with all that its checkpoint knows.
+
+  Attributes:
+    experiment: As it was trained, but in float32 and with unrolled layers.
+    model: The trunk with its heads.
+    variables: `params` and other collections, float32 numpy arrays.
+    class_names: Task -> names in label order.
+    shown: Dataset -> how its videos are shown to the model.
+  """
+
+  experiment: Experiment
+  model: VideoModel
+  variables: dict[str, PyTree]
+  class_names: Mapping[str, tuple[str, ...]]
+  shown: Mapping[str, Preprocessing]
+
+  def task(self, name: str) -> str:
+    """The task called `name`, or for '' the only one that classifies clips.
+
+    Raises:
+      ConfigError: There is no such task, its head is on boxes, or '' leaves a choice.
+    """
+    tasks = self.experiment.tasks
+    if name and name not in tasks:
+      raise ConfigError(f'--task={name}: the checkpoint has {sorted(tasks)}.')
+    if name and tasks[name].on_boxes:
+      raise ConfigError(
+        f'--task={name}: its head classifies boxes, not clips. Choose another of {sorted(tasks)}.'
+      )
+    of_clips = [name] if name else [task for task in tasks if not tasks[task].on_boxes]
+    if len(of_clips) != 1:
+      raise ConfigError(
+        f'The checkpoint has {len(of_clips)} tasks that classify clips, {of_clips}: '
+        + ('name one of them by --task.' if of_clips else 'one is needed.')
+      )
+    return of_clips[0]
+
+
+def load(path: str) -> Trained:
+  """Loads a model from a run's folder (its newest checkpoint) or a file of `tools.checkpoint --out`.
+
+  Raises:
+    CheckpointMismatchError: There is nothing there, it is damaged, it is a weight file that does not
+      describe its model, or the parameters are not those of the model it describes.
+    ConfigError: Its config is of another version of this code.
+  """
+  arrays, meta = _read(path)
+  config = dict(meta['config'])
+  config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
+  experiment = experiment_lib.parse({**config, 'compute_dtype': 'float32'})
+  class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
+  model = build_model(experiment, DataFacts({}, class_names, path))
+  variables = _variables(arrays)
+  _check(model, experiment, variables, path)
+  return Trained(
+    experiment, model, variables, class_names, preprocessing.from_json(meta['preprocessing'])
+  )
+
+
+def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Path -> array as `init_from.path` takes it, and `meta`."""
+  if Path(path).is_dir():
+    tree, meta = checkpoint.load_params(path)
+    return weight_files.flatten(tree), meta
+  if not Path(path).is_file():
+    raise CheckpointMismatchError(
+      f'{path}: there is no such file or folder; name the folder of a run, or a file that '
+      '`python -m tools.checkpoint --out` wrote.'
+    )
+  arrays, stored = weight_files.read_arrays(path), params_file.read_meta(path)
+  if stored is None:
+    raise CheckpointMismatchError(
+      f'{path} has weights, but no config and no class names with them: expected the folder of a '
+      'run, or a file that `python -m tools.checkpoint --out` wrote.'
+    )
+  return arrays, stored
+
+
+def _variables(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
+  """The model's variables by collection; the objective's parameters are left out."""
+  flat = {}
+  for name, array in arrays.items():
+    scope = name.split('/')[0]
+    if scope == STATISTICS:
+      flat[name] = array
+    elif scope != OBJECTIVE:
+      flat[f'params/{name}' if scope.startswith('heads_') else f'params/trunk/{name}'] = array
+  variables: dict[str, PyTree] = flax.traverse_util.unflatten_dict(flat, sep='/')
+  return variables
+
+
+def _check(
+  model: VideoModel, experiment: Experiment, variables: dict[str, PyTree], path: str
+) -> None:
+  """Raises CheckpointMismatchError unless the variables are those of the model."""
+  inputs = example_inputs(experiment)
+  wanted = jax.eval_shape(lambda: model.init(jax.random.key(0), **inputs, train=False))
+  expected, found = _shapes(flax.core.unfreeze(flax.linen.meta.unbox(wanted))), _shapes(variables)
+  wrong = sorted(key for key in {*expected, *found} if expected.get(key) != found.get(key))
+  if wrong:
+    lines = [f'{key}: {found.get(key, "missing")}, {expected.get(key, "not")} in the model'
+             for key in wrong[:10]]  # fmt: skip
+    raise CheckpointMismatchError(
+      f'{path} does not hold the model it describes; {len(wrong)} arrays differ:\n  '
+      + '\n  '.join(lines)
+    )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  flat = flax.traverse_util.flatten_dict(tree, sep='/')
+  return {name: tuple(leaf.shape) for name, leaf in flat.items()}
