@@ -126,12 +126,86 @@ def test_layers_of_uniformerv2(fields):
   fields = {'global_layers': 1, **fields}
   layers = layers_of(UniFormerV2(**ENCODER, patch_size=8, **fields))
   shape = (1, 20, 8) if fields.get('temporal_module') == 'joint' else (1, 4, 5, 8)
+  of_keys = [('global_0', 'LayerNorm_context')] * fields['global_layers']
   assert [layer.path[-2:] for layer in layers] == [
     ('encoderblock_0', 'LayerNorm_0'),
     ('encoderblock_1', 'LayerNorm_0'),
+    *of_keys,
   ]
-  assert {(layer.shape, layer.grid) for layer in layers} == {(shape, (4, 2, 2))}
+  assert [layer.name for layer in layers] == ['1', '2', *['global 1'] * len(of_keys)]
+  assert {(layer.shape, layer.grid) for layer in layers[:2]} == {(shape, (4, 2, 2))}
+  assert {(layer.shape, layer.grid) for layer in layers[2:]} <= {((1, 20, 8), (4, 2, 2))}
   assert {layer.rows for layer in layers} == {4}
+
+
+@pytest.mark.parametrize(
+  ('fusion', 'before'),
+  [('sequential', 0), ('parallel', 0), ('hierarchical_kv', 3), ('hierarchical_q', 0)],
+)
+def test_keys_that_are_of_no_frame(fusion, before):
+  trunk = UniFormerV2(**ENCODER, patch_size=8, global_layers=2, fusion=fusion, num_queries=3)
+  first, second = layers_of(trunk)[2:]
+  assert (first.name, first.before, first.rows) == ('global 1', 0, 4)
+  assert (second.name, second.before, second.rows) == ('global 2', before, 4)
+  numbers = jnp.concatenate([-jnp.ones(before), jnp.arange(20.0)])
+  found = activation_maps._map(second, numbers[None])
+  assert found.ravel().tolist() == [n for n in range(20) if n % 5]
+
+
+def evidence_in_the_residual_stream(model):
+  """Attention within frames adds nothing, and a grey patch's token is 0 everywhere."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    names = [key.key for key in path]
+    if names[-1] in ('bias', 'pos_embedding', 'cls') or names[-2] == 'out':
+      wanted = 'global_0' in names and names[-1] == 'kernel'
+      return rng.normal(0, 0.3, leaf.shape).astype(np.float32) if wanted else np.zeros(leaf.shape)
+    if names[-1] == 'scale':
+      return np.ones(leaf.shape, np.float32)
+    return rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+
+  variables = jax.tree_util.tree_map_with_path(draw, variables_of(model))
+  kernel = variables['params']['heads_action']['output_projection']['kernel']
+  kernel[:, 1] = -kernel[:, 0]
+  return variables
+
+
+@pytest.mark.parametrize('output', ['fused', 'global'])
+def test_what_global_blocks_alone_see_is_found(output):
+  """The patch with something on it, for one of two classes that read opposite signs."""
+  trunk = UniFormerV2(**ENCODER, patch_size=8, global_layers=1, global_dpe=False, output=output)
+  model = with_head(trunk)
+  variables = evidence_in_the_residual_stream(model)
+  video = jnp.zeros(CLIP).at[:, 2, 8:, :8].set(jnp.linspace(-1, 1, 8 * 8 * 3).reshape(8, 8, 3))
+  layers = activation_maps.layers_of(model, variables, CLIP)
+  maps = activation_maps.make_maps(model, 'action', layers)
+  found = np.stack([maps(variables, video, index) for index in (0, 1)])  # [class, layer, t, h, w]
+  assert not found[:, :2].any()
+  assert np.argwhere(found[:, 2].sum(0)).tolist() == [[2, 1, 0]]
+  assert (found[:, 2].sum((1, 2, 3)) > 0).sum() == 1
+
+
+@pytest.mark.parametrize(
+  'trunk',
+  [
+    vivit(),
+    UniFormerV2(**ENCODER, patch_size=8, global_layers=2, fusion='hierarchical_kv'),
+  ],
+)
+def test_maps_do_not_depend_on_what_is_computed_again(trunk):
+  kept, again = with_head(trunk), with_head(trunk.clone(remat='full'))
+  variables = variables_of(kept)
+  video = jnp.asarray(np.random.default_rng(1).normal(size=CLIP), jnp.float32)
+  layers = activation_maps.layers_of(kept, variables, CLIP)
+  remade = activation_maps.layers_of(again, variables, CLIP)
+  assert [layer.path for layer in remade] == [layer.path for layer in layers]
+  found = []
+  for model in (kept, again):
+    maps = activation_maps.make_maps(model, 'action', layers)
+    found.append([maps(variables, video, index) for index in range(3)])
+  assert all(any(map_.any() for map_ in of_classes) for of_classes in zip(*found[0]))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *found)
 
 
 def test_layers_of_a_trunk_that_shrinks_its_grid():
@@ -195,7 +269,7 @@ def test_rows_of_patches(shape, rows):
 def test_class_tokens_have_no_place_in_a_map():
   numbers = np.arange(10, dtype=np.float32).reshape(1, 10, 1)
   one = Layer('1', (), (1, 10, 1), (2, 2, 2), None)
-  found = activation_maps._evidence(one, jnp.ones((1, 10, 1)), jnp.asarray(numbers))
+  found = activation_maps._map(one, jnp.asarray(numbers)[..., 0])
   assert found.ravel().tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
 
 
@@ -212,8 +286,16 @@ def test_choice_of_layers():
   assert names([], 3) == ['1', '4', 'norm']
   assert names([], 2) == ['2', '4', 'norm']
   assert names(['norm', '3'], 1) == ['3', 'norm']
+  assert names(['block 3'], 1) == ['3']
   with pytest.raises(ConfigError, match=r"--layers has \['5', 'x'\]; the model has 1, 2, 3, 4, n"):
     names(['5', '1', 'x'], 1)
+
+
+def test_global_blocks_are_chosen_for_themselves():
+  layers = [layer(name) for name in ('1', '2', '3', '4', *(f'global {i}' for i in range(1, 6)))]
+  chosen = activation_maps.choose(layers, [], 3)
+  assert [layer.name for layer in chosen] == ['1', '4', 'global 2', 'global 5']
+  assert [activation_maps.title(layer.name) for layer in chosen[1:3]] == ['block 4', 'global 2']
 
 
 def test_a_map_over_the_pixels_of_a_clip():
