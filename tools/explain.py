@@ -6,13 +6,16 @@
 The checkpoint is a run's folder or a file of `tools.checkpoint --out`, of any trunk; it says how videos
 are cut and normalised, and what the classes are called. The video is classified on all the views of an
 evaluation. Of its clips in the centre crop, the one that shows the class best is drawn: in red what
-speaks for the class, from each chosen block, as a strip (PNG) and over all its frames (mp4).
+speaks for the class, from each chosen block, as a strip (PNG) and over all its frames (mp4, of the last
+of those blocks in which anything does).
 
-Blocks are numbered from 1. By default every third is shown, back from the last, as in Figure 4 of
-UniFormerV2, and 'norm', which is behind them, where the classifier reads the mean of all tokens. What
-a map is, `train_lib.activation_maps` says. The model runs in float32 on whatever device there is.
+Blocks are numbered from 1, and so are the global blocks of UniFormerV2, 'global 1'. By default every
+third is shown, back from the last, as in its Figure 4, and 'norm', which is behind them, where the
+classifier reads the mean of all tokens. What a map is, `train_lib.activation_maps` says. The model runs
+in float32 on whatever device there is.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from errors import ConfigError
+from errors import ConfigError, DataError
 from tools import command
 
 if TYPE_CHECKING:
@@ -39,19 +42,51 @@ _CLASS = flags.DEFINE_string(
   'class', 'top1', "A class's name, or top1: the one predicted.", allow_override=True
 )
 _LAYERS = flags.DEFINE_list(
-  'layers', [], "Blocks to show, such as 3,6,norm. Default: every --every'th.", allow_override=True
+  'layers',
+  [],
+  "Blocks to show, such as '3,6,global 1'. Default: every --every'th.",
+  allow_override=True,
 )
 _EVERY = flags.DEFINE_integer('every', 3, 'Distance of the blocks shown.', 1, allow_override=True)
 _OUT = flags.DEFINE_string('out', '.', 'Folder for the pictures.', allow_override=True)
 _LISTED = 5
+_LONGEST = (
+  60  # characters in a file's name of a video's and of a class's: they are at most 255 bytes.
+)
 _RATES = 4.0, 30.0  # Frames per second between which a clip is played at its own speed.
 
 
 def playing_rate(indices: np.ndarray, frame_rate: float) -> float:
-  """Frames per second to play the frames `indices` of a video at: its own speed, if that is watchable."""
-  span = abs(int(indices[-1]) - int(indices[0]))
-  own = frame_rate * (len(indices) - 1) / span if span else 0.0
+  """Frames per second to play the frames `indices` of a video at: its own speed, if that is watchable.
+
+  A video shorter than the clip begins again, which is no step of its.
+  """
+  steps = np.diff(indices)
+  steps = steps[steps > 0]
+  own = frame_rate / float(np.median(steps)) if steps.size else 0.0
   return float(np.clip(own, *_RATES))
+
+
+def file_name(video: str, index: int, names: Sequence[str]) -> str:
+  """What the files of a class are called, without suffix: the class by number where its name does not do.
+
+  Args:
+    video: name of the file.
+    index: of the class.
+    names: of all classes.
+  """
+  words = _words(names[index])
+  if not words or [_words(name) for name in names].count(words) > 1:
+    words = f'{words}_{index}'.strip('_')
+  return f'{_shortened(Path(video).stem)}_{words}'
+
+
+def _words(name: str) -> str:
+  return _shortened(re.sub(r'\W+', '_', name).strip('_'))
+
+
+def _shortened(text: str) -> str:
+  return text.encode()[:_LONGEST].decode(errors='ignore')
 
 
 def explain_video(
@@ -73,50 +108,85 @@ def explain_video(
     CheckpointMismatchError: As `trained.load`.
     DataError: The video cannot be read, or the other not written.
     ConfigError: No such task, class or layer; a task of boxes; a trunk without tokens to map; or `out`
-      cannot be made.
+      cannot be made or written to.
   """
   from datasets.one_video import OneVideo
   from train_lib import explain, trained
 
+  folder = Path(out)
+  _check_folder(folder)
   read = OneVideo(video)
   model = trained.load(checkpoint)
   task = model.task(task)
   names = model.class_names[task]
   named = explain.class_index(class_name, names)
+  explain.layers_of(model, task, layers, every)
+  if named is not None:
+    _files(folder, file_name(video, named, names))
   views = explain.look(model, task, read)
   index = int(views.probabilities.argmax()) if named is None else named
+  files = _files(folder, file_name(video, index, names))
   best = np.argsort(-views.probabilities, kind='stable')[:_LISTED]
   lines = [f'  {views.probabilities[i]:6.1%}  {names[i]}' for i in best]
   print(f'{read.key(0)}: {task}, {len(views.pixels)} views\n' + '\n'.join(lines), flush=True)
   found = explain.explain(model, task, views, index, layers, every)
   print(
-    f'Evidence for {names[index]!r} in clip {found.time + 1} of {len(views.indices)}, frames '
-    f'{found.indices[0]} to {found.indices[-1]}, where it has {found.probability:.1%}:'
+    f'Evidence for {names[index]!r} in clip {found.time + 1} of {len(views.indices)}, '
+    f'{_frames(found)}, where it has {found.probability:.1%}:'
   )
-  return _write(found, read, names[index], Path(out))
+  if nothing := [name for name, heat in found.heats.items() if not heat.any()]:
+    print(f'  Nothing speaks for it in {", ".join(nothing)}: such a row is blue.')
+  _write(found, read, names[index], files)
+  return files
 
 
-def _write(found: 'Explanation', video: 'VideoDataset', name: str, folder: Path) -> list[Path]:
-  """Writes the strip and the video."""
+def _check_folder(folder: Path) -> None:
+  """Raises ConfigError unless files can be written to the folder, which need not exist."""
+  there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+  if not there.is_dir():
+    reason = 'File exists' if there == folder else f'{there} is a file'
+    raise ConfigError(f'--out={folder} cannot be made: {reason}.')
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise ConfigError(f'--out={folder} cannot be made: {there} is not writable.')
+
+
+def _files(folder: Path, stem: str) -> list[Path]:
+  """Where strip and video go; raises ConfigError if a folder is there."""
+  files = [folder / f'{stem}{suffix}' for suffix in ('.png', '.mp4')]
+  for file in files:
+    if file.is_dir():
+      raise ConfigError(f'{file} is a folder: remove it, or choose another --out.')
+  return files
+
+
+def _frames(found: 'Explanation') -> str:
+  return f'frames {found.indices.min()} to {found.indices.max()}'
+
+
+def _write(found: 'Explanation', video: 'VideoDataset', name: str, files: Sequence[Path]) -> None:
+  """Writes the strip and the video, or neither."""
   from datasets.video_writer import write_mp4
   from train_lib import heat_pictures
+  from train_lib.activation_maps import title
 
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ConfigError(f'--out={folder} cannot be made: {error.strerror}.') from error
-  key = video.key(0)
-  words = re.sub(r'\W+', '_', name).strip('_')
-  strip, film = (folder / f'{Path(key).stem}_{words}{suffix}' for suffix in ('.png', '.mp4'))
-  rows = {layer if layer == 'norm' else f'block {layer}': h for layer, h in found.heats.items()}
-  subtitle = f'{key}, frames {found.indices[0]} to {found.indices[-1]}; blue: nothing, red: most'
-  heat_pictures.heat_strip_png(
-    strip, found.frames, rows, f'{name}  {found.probability:.1%}', subtitle
-  )
-  heated = heat_pictures.overlay(found.frames, list(found.heats.values())[-1])
+  strip, film = files
+  rows = {title(layer): heat for layer, heat in found.heats.items()}
+  subtitle = f'{video.key(0)}, {_frames(found)}; blue: nothing, red: the most of the row'
+  shown = [heat for heat in found.heats.values() if heat.any()] or list(found.heats.values())
+  heated = heat_pictures.overlay(found.frames, shown[-1])
   rate = playing_rate(found.indices, float(video.frame_rate[0]))
-  write_mp4(film, heat_pictures.beside(found.frames, heated), rate)
-  return [strip, film]
+  try:
+    strip.parent.mkdir(parents=True, exist_ok=True)
+    heat_pictures.heat_strip_png(
+      strip, found.frames, rows, f'{name}  {found.probability:.1%}', subtitle
+    )
+  except OSError as error:
+    raise ConfigError(f'{strip} cannot be written: {error.strerror}.') from error
+  try:
+    write_mp4(film, heat_pictures.beside(found.frames, heated), rate)
+  except DataError:
+    strip.unlink()
+    raise
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ block of UniFormerV2 reads the keys of its attention: all that a frozen ViT give
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ _BLOCK = re.compile(r'(encoderblock|global)_\d+')
 # Of the patches: where a block has several, that within a frame, or that of the keys.
 _BEFORE_ATTENTION = re.compile(r'LayerNorm_(0|space|context)')
 _OF_KEYS = 'LayerNorm_context'
+# On a CPU, XLA drops what makes `remat` wait for the backward pass, and nothing would be saved.
+_COMPILER_OPTIONS = {'cpu': {'xla_disable_hlo_passes': 'cse_barrier_expander'}}
 _GLOBAL, _PLAIN = 'global ', 'block '
 
 
@@ -211,7 +214,7 @@ def make_maps(
       _, logits = model.apply(variables, video, tasks=(task,), train=False)
     return logits[task][0, index]
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=_COMPILER_OPTIONS.get(jax.default_backend()))
   def maps(variables: PyTree, video: jax.Array, index: int) -> list[jax.Array]:
     taps = {layer.path: jnp.zeros(layer.shape[:-1]) for layer in layers}
     evidence = jax.grad(logit)(taps, variables, video, index)

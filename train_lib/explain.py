@@ -11,8 +11,9 @@ import numpy as np
 from datasets import clips
 from datasets.dataset import VideoDataset
 from errors import ConfigError
+from models.video_model import VideoModel
 from train_lib import activation_maps
-from train_lib.activation_maps import NORM
+from train_lib.activation_maps import NORM, Layer
 from train_lib.augment import normalize
 from train_lib.console import progress
 from train_lib.eval_step import over_views, probabilities_of
@@ -54,7 +55,8 @@ class Explanation:
     frames: uint8 [T, H, W, 3], the clip at that time.
     indices: their numbers in the video, int64 [T].
     probability: of the class, for this clip alone.
-    heats: layer's name -> float32 [T, H, W] in [0, 1], 0 no evidence and 1 the most of the clip.
+    heats: layer's name -> float32 [T, H, W] in [0, 1], 0 no evidence and 1 the most of the clip; 0
+      everywhere if nothing in the layer speaks for the class.
   """
 
   time: int
@@ -105,6 +107,24 @@ def class_index(name: str, names: Sequence[str]) -> int | None:
   )
 
 
+def layers_of(trained: Trained, task: str, wanted: Sequence[str], every: int) -> list[Layer]:
+  """The layers to show of a task's clips, known without computing.
+
+  Args:
+    trained: the model.
+    task: the head.
+    wanted: names as `activation_maps.layers_of` gives them; empty: every `every`-th block back from
+      the last, of global blocks too, and `'norm'`.
+    every: see `wanted`.
+
+  Raises:
+    ConfigError: The model has no tokens to map, or no such layer.
+  """
+  clip = trained.shown[trained.experiment.tasks[task].dataset].clip
+  known = activation_maps.layers_of(_frugal(trained.model), trained.variables, (1, *clip.shape))
+  return activation_maps.choose(known, wanted, every)
+
+
 def explain(
   trained: Trained, task: str, views: Views, index: int, layers: Sequence[str], every: int
 ) -> Explanation:
@@ -115,27 +135,32 @@ def explain(
     task: the head.
     views: from `look`.
     index: of the class.
-    layers: names as `activation_maps.layers_of` gives them; empty: every `every`-th block back from
-      the last, and `'norm'` where it has a map.
-    every: see `layers`.
+    layers: as `wanted` of `layers_of`; if empty, `'norm'` is left out where its map is 0.
+    every: see `layers_of`.
 
   Raises:
-    ConfigError: The model has no tokens to map, or no such layer.
+    ConfigError: As `layers_of`.
   """
   scores = probabilities_of(trained.experiment, task, jnp.asarray(views.logits[views.centre]))[
     :, index
   ]
   time = int(np.argmax(scores))
   frames = views.pixels[views.centre][time]
-  pixels = trained.experiment.pixels
+  pixels = trained.shown[trained.experiment.tasks[task].dataset].pixels
   video = normalize(jnp.asarray(frames)[None], pixels.mean, pixels.std)
-  known = activation_maps.layers_of(trained.model, trained.variables, video.shape)
-  chosen = activation_maps.choose(known, layers, every)
-  maps = activation_maps.make_maps(trained.model, task, chosen)(trained.variables, video, index)
+  chosen = layers_of(trained, task, layers, every)
+  make = activation_maps.make_maps(_frugal(trained.model), task, chosen)
   heats = {
     layer.name: activation_maps.spread(layer, np.asarray(values), frames.shape[:3])
-    for layer, values in zip(chosen, maps)
+    for layer, values in zip(chosen, make(trained.variables, video, index))
     # Behind the final norm a class token has left the patches, which nothing then depends on.
     if layers or len(chosen) == 1 or layer.name != NORM or np.any(values)
   }
   return Explanation(time, frames, views.indices[time], float(scores[time]), heats)
+
+
+def _frugal(model: VideoModel) -> VideoModel:
+  """The model that keeps no activations for the gradient, where its trunk can compute them again."""
+  if not hasattr(model.trunk, 'remat'):
+    return model
+  return model.clone(trunk=model.trunk.clone(remat='full'))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from configs.vivit import demo
 from datasets import video as video_lib
+from datasets import video_writer
 from datasets.one_video import OneVideo
 from errors import CheckpointMismatchError, ConfigError, DataError
 from tests.datasets.videos import write_video
@@ -172,10 +173,78 @@ def test_mistakes_are_named_and_write_nothing(squares, tmp_path):
     tool.explain_video(checkpoint, clip, clip)
 
 
-def test_a_video_shorter_than_the_clip_is_shown_as_in_evaluation(squares, tmp_path):
-  short = write_video(tmp_path / 'short.mp4', 3, pictures=picture)
+def test_flags_are_checked_before_anything_is_computed(squares, tmp_path, monkeypatch):
+  def look(*_):
+    raise AssertionError('Views were computed.')
+
+  monkeypatch.setattr(explain, 'look', look)
+  file = tmp_path / 'file'
+  file.touch()
+  (tmp_path / 'clip_white_square.mp4').mkdir()
+  cases = [
+    ({'layers': ['2']}, tmp_path / 'out', r'--layers has \[.2.\]; the model has 1, norm'),
+    ({}, file, '--out=.*file cannot be made: File exists'),
+    ({}, file / 'a' / 'b', '--out=.*b cannot be made: .*file is a file'),
+    ({'class_name': 'white square'}, tmp_path, 'clip_white_square.mp4 is a folder: remove it'),
+  ]
+  for options, out, message in cases:
+    with pytest.raises(ConfigError, match=message):
+      tool.explain_video(*squares, str(out), **options)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['clip_white_square.mp4', 'file']
+
+
+def test_a_strip_without_its_video_is_not_left(squares, tmp_path, monkeypatch):
+  def write_mp4(*_):
+    raise DataError('clip.mp4 cannot be written.')
+
+  monkeypatch.setattr(video_writer, 'write_mp4', write_mp4)
+  with pytest.raises(DataError, match='cannot be written'):
+    tool.explain_video(*squares, str(tmp_path))
+  (tmp_path / 'clip_white_square.png').mkdir()
+  with pytest.raises(ConfigError, match=r'clip_white_square\.png is a folder'):
+    tool.explain_video(*squares, str(tmp_path))
+  assert [path.name for path in tmp_path.iterdir()] == ['clip_white_square.png']
+
+
+def test_names_of_files():
+  names = (
+    'x' * 300,
+    '(:)',
+    'hugging (not baby)',
+    'hugging not baby',
+    'a' * 91,
+    'a' * 92,
+    '\u72ac' * 31,
+  )
+  found = [tool.file_name('folder.d/clip.mp4', index, names) for index in range(len(names))]
+  assert found == [
+    f'clip_{"x" * 90}',
+    'clip_1',
+    'clip_hugging_not_baby_2',
+    'clip_hugging_not_baby_3',
+    f'clip_{"a" * 90}_4',
+    f'clip_{"a" * 90}_5',
+    'clip_' + '\u72ac' * 30,
+  ]
+  assert tool.file_name(f'{"v" * 200}.mp4', 1, names) == f'{"v" * 90}_1'
+
+
+def test_a_map_of_nothing_is_called_that(squares, tmp_path, capsys):
+  """The class token has left the patches at the final norm; the film is of the block before it."""
+  files = tool.explain_video(*squares, str(tmp_path), layers=['block 1', 'norm'])
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[-1] == '  Nothing speaks for it in norm: such a row is blue.'
+  film = next(iter(video_lib.read_frames(files[1], video_lib.probe(files[1]), [7]))).astype(int)
+  assert film[140, 224 + 196, 0] - film[140, 224 + 196, 2] > 50
+
+
+def test_a_video_shorter_than_the_clip_is_shown_as_in_evaluation(squares, tmp_path, capsys):
+  short = write_video(tmp_path / 'short.mp4', 3, pictures=picture, rate=10)
   views = explain.look(trained.load(squares[0]), 'motion', OneVideo(short))
   assert views.indices.tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]] * 2
+  files = tool.explain_video(squares[0], str(short), str(tmp_path))
+  assert 'in clip 1 of 2, frames 0 to 2, where' in capsys.readouterr().out
+  assert video_lib.probe(files[1]).frame_rate == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +255,9 @@ def test_a_video_shorter_than_the_clip_is_shown_as_in_evaluation(squares, tmp_pa
     ([0, 100, 200], 25, 4),
     ([5, 5, 5], 25, 4),
     ([7], 25, 4),
-    ([0, 1, 0], 25, 4),
+    ([0, 1, 0], 25, 25),  # Two frames, and the first again.
+    ([0, 1, 2, 0, 1, 2, 0, 1], 10, 10),
+    ([0, 5, 9, 14], 25, 5),
     ([0, 4], 0, 4),
   ],
 )
