@@ -50,9 +50,7 @@ _LAYERS = flags.DEFINE_list(
 _EVERY = flags.DEFINE_integer('every', 3, 'Distance of the blocks shown.', 1, allow_override=True)
 _OUT = flags.DEFINE_string('out', '.', 'Folder for the pictures.', allow_override=True)
 _LISTED = 5
-_LONGEST = (
-  60  # characters in a file's name of a video's and of a class's: they are at most 255 bytes.
-)
+_LONGEST = 90  # bytes of a video's name and of a class's in a file's, which may have 255.
 _RATES = 4.0, 30.0  # Frames per second between which a clip is played at its own speed.
 
 
