@@ -45,6 +45,7 @@ FROZEN_LEARNING_RATE = 4e-4  # Appendix A, without warm-up.
 # What Kinetics-400, -600 and -700 call classes otherwise than Kinetics-710; from the checkout's root.
 SYNONYMS = 'projects/uniformerv2/class_synonyms.csv'
 KINETICS = ('kinetics400', 'kinetics600', 'kinetics700')
+_EVALUATION_PIXELS = 64 * 96  # of a batch, in frames of 224 x 224: 64 videos of 8 x 3 x 4
 _COLUMNS = {
   'kinetics710': 'k710',
   **dict.fromkeys(KINETICS, 'k400/600/700'),
@@ -66,14 +67,14 @@ class Row(NamedTuple):
 
   Attributes:
     size: key of `trunks.SIZES`.
-    plain: whether the image ViT is one from ImageNet and not CLIP's.
+    image: 'in21k', augreg's ViT, or 'in22k', BEiT, both from ImageNet; '': CLIP's.
     crop: px.
     frozen: whether the image ViT is kept as it is.
     frames, crops, clips: of evaluation; frames of training too.
   """
 
   size: str
-  plain: bool
+  image: str
   crop: int
   frozen: bool
   frames: int
@@ -84,6 +85,11 @@ class Row(NamedTuple):
   def large(self) -> bool:
     """Whether Table 11 has another recipe for it."""
     return self.size.startswith('L')
+
+  @property
+  def pixels(self) -> float:
+    """How many pixels an evaluation sees of a video, in frames of 224 x 224."""
+    return self.frames * self.crops * self.clips * (self.crop / 224) ** 2
 
 
 def row(text: str) -> Row:
@@ -101,7 +107,7 @@ def row(text: str) -> Row:
   part = found.groupdict()
   return Row(
     _SIZES[part['size']],
-    bool(part['image']),
+    (part['image'] or '').removeprefix('_'),
     336 if part['crop'] else 224,
     bool(part['frozen']),
     *(int(part[name]) for name in ('frames', 'crops', 'clips')),
@@ -141,7 +147,7 @@ def experiment(
   config.augment = _augment()
   config.optimizer = _optimizer(recipe, which.frozen)
   every = '1 epoch' if start == 'k710' else '5 epochs'
-  config.evaluation = common.evaluation(every, batch_size=64)
+  config.evaluation = common.evaluation(every, batch_size=_evaluation_batch(which))
   config.checkpoint = {'every': '1 epoch', 'keep': 2, 'best_metric': f'top1/{datasets[0]}'}
   config.log_every = '100 steps'
   config.init_from = common.from_scratch()
@@ -149,6 +155,11 @@ def experiment(
     config.init_from.update({'load_head': True, 'class_synonyms': SYNONYMS})
   config.update(common.machinery(loader_threads=16))
   return config
+
+
+def _evaluation_batch(which: Row) -> int:
+  """Videos: 64 of 8 x 3 x 4 crops of 224 px, fewer of larger views, in eights."""
+  return max(8, min(64, int(_EVALUATION_PIXELS / which.pixels) // 8 * 8))
 
 
 def _recipe(column: str, start: str, which: Row) -> dict[str, Any]:
@@ -167,7 +178,9 @@ def _recipe(column: str, start: str, which: Row) -> dict[str, Any]:
 
 def _trunk(dataset: str, which: Row, recipe: dict[str, Any], changes: dict[str, Any]) -> ConfigDict:
   """Appendix A: all designs for Something-Something, global blocks alone for what shows scenes."""
-  values: dict[str, Any] = dict(trunks.PLAIN_VIT) if which.plain else {}
+  values: dict[str, Any] = dict(trunks.PLAIN_VIT) if which.image else {}
+  if which.image == 'in21k':
+    values['gelu'] = 'tanh'  # augreg's files are Flax models, whose GELU is the approximation.
   if dataset in ('ssv1', 'ssv2'):
     values.update({'temporal_downsampling': True, 'temporal_module': 'local_mhra'})
     values.update({'local_repeats': 2, 'global_layers': 16 if which.large else 8})
@@ -230,7 +243,7 @@ def _optimizer(recipe: dict[str, Any], frozen: bool) -> ConfigDict:
   optimizer = common.adamw(recipe['learning_rate'], f'{recipe["warmup"]} epochs', 0.05)
   optimizer.min_learning_rate = 1e-6
   optimizer.max_grad_norm = 20.0
-  optimizer.no_decay = ('/bias$', '/scale$', '(^|/)cls$', '(^|/)fusion_balance$')
+  optimizer.no_decay = ('/bias$', '/scale$', r'(^|/)cls(_\w+)?$', '(^|/)fusion_balance$')
   if frozen:
     optimizer.frozen = trunks.FROZEN
   return optimizer

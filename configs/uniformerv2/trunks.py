@@ -21,7 +21,8 @@ SIZES = {
 # blocks are.
 FROZEN = (r'^trunk/(embedding|cls|pre_norm|SpatialTransformer)(/|$)',)
 
-# What other image ViTs have in place of CLIP's layout: timm, augreg, DINO, MAE, DeiT III.
+# What other image ViTs have in place of CLIP's layout: timm, DINO, MAE, DeiT III; with gelu='tanh' those of
+# augreg and big_vision in their own files. See docs/pretrained.md.
 PLAIN_VIT = {
   'patch_bias': True,
   'pre_norm': False,

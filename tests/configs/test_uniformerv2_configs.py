@@ -13,7 +13,7 @@ from datasets import clips
 from datasets.one_video import OneVideo
 from tests.datasets.videos import write_video
 from tools import summary
-from train_lib import label_map
+from train_lib import frozen, label_map
 from train_lib.experiment import parse
 
 ROOT = Path(__file__).parents[2]
@@ -84,6 +84,11 @@ def test_rows(name, row):
   assert trunk['output'] == ('global' if frozen else 'fused')
   assert bool(experiment.optimizer.frozen) == frozen
   assert trunk['pre_norm'] == ('in2' not in row)
+  assert trunk['gelu'] == ('tanh' if 'in21k' in row else 'erf' if 'in22k' in row else 'quick')
+  batch = experiment.evaluation.batch_size
+  assert batch % 8 == 0 and 8 <= batch <= 64
+  # In frames of 224 x 224: 64 videos of 8 x 3 x 4, or 8 of whatever there is.
+  assert batch * frames * crops * times * (crop / 224) ** 2 <= max(6144, 8 * 32 * 3 * 10)
 
 
 # Table 11: batch size, learning rates, warm-up, epochs of base and large, repeats, drop path of both.
@@ -127,6 +132,38 @@ def test_table_11(name, size):
   ) * 3
   assert task.label_smoothing == 0
   assert dataset.clip.flip_prob == (0 if name in ('ssv1', 'ssv2') else 0.5)
+
+
+def test_evaluation_has_fewer_videos_of_larger_views():
+  rows = {
+    ('k400', 'b16_8x3x4'): 64,
+    ('k400', 'b16_8x1x3'): 64,
+    ('k400', 'l14_32x3x2'): 32,
+    ('k400', 'l14_336_32x3x2'): 8,
+    ('k400', 'l14_336_64x3x2'): 8,
+    ('anet', 'l14_32x3x10'): 8,
+  }
+  for (name, row), videos in rows.items():
+    assert experiment_of(name, f'row={row}').evaluation.batch_size == videos
+
+
+@pytest.mark.parametrize('arg', ['', 'table=15,row=transformer'])
+def test_what_does_not_decay(arg):
+  """Norms, biases, the fusion's weight, and class tokens, that of a temporal encoder too."""
+  spared = frozen.matcher(experiment_of('ablations', arg).optimizer.no_decay, 'optimizer.no_decay')
+  yes = (
+    'trunk/cls',
+    'trunk/cls_TemporalTransformer',
+    'trunk/fusion_balance',
+    'trunk/embedding/bias',
+  )
+  no = (
+    'trunk/query',
+    'trunk/SpatialTransformer/posembed_input/pos_embedding',
+    'trunk/clsx',
+    'heads_cls/kernel',
+  )
+  assert [path for path in (*yes, *no) if spared(path)] == list(yes)
 
 
 def test_designs_of_appendix_a():
@@ -207,6 +244,10 @@ def test_other_arguments_are_refused():
     load('ablations', 'table=9a,row=both')
   with pytest.raises(ValueError, match="Unknown start 'scratch': 'image', 'run' or 'k710'"):
     load('k400', 'start=scratch')
+  with pytest.raises(
+    ValueError, match='row=b16_in21k_16x3x4 starts from ImageNet: leave start=k710'
+  ):
+    load('k400', 'row=b16_in21k_16x3x4,start=k710')
   with pytest.raises(ValueError, match="Unknown config argument 'size'"):
     load('ssv2', 'size=B')
 
