@@ -22,6 +22,18 @@ def check(experiment: 'Experiment') -> None:
     _check_host_patches(experiment)
 
 
+def check_start(experiment: 'Experiment') -> None:
+  """Raises ConfigError if a run without a checkpoint of its own is to load heads from nowhere.
+
+  Not part of `check`: configs of finetuning are read without weights too, as by `tools.summary`.
+  """
+  if experiment.init_from.load_head and not experiment.init_from.path:
+    raise ConfigError(
+      '`init_from.load_head` is set, but `init_from.path` is empty: name the file or the folder of '
+      'the run to start from, or set `init_from.load_head=False` to start from scratch.'
+    )
+
+
 def _check_batches(experiment: 'Experiment') -> None:
   parts = experiment.grad_accumulation
   sizes = {'batch_size': experiment.batch_size}

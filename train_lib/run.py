@@ -18,6 +18,7 @@ from datasets.dataset import VideoDataset
 from errors import CheckpointError, ConfigError, PreemptedError
 from train_lib import (
   checkpoint,
+  consistency,
   cost,
   data,
   evaluation,
@@ -184,11 +185,13 @@ def results_folder(folder: Path, dataset: str, split: str, step: int) -> Path:
 
 
 def _train(experiment: Experiment, folder: Path, config_json: str) -> None:
+  fresh = checkpoint.latest_step(folder) is None
+  if fresh:
+    consistency.check_start(experiment)
   train_data, eval_data = data.open_train_splits(experiment), data.open_eval_splits(experiment)
   overlap.check(train_data, eval_data, allowed=experiment.mixture.allow_overlap)
   facts = data.facts_of(experiment, train_data)
   program = build_program(experiment, facts, make_mesh(experiment.mesh))
-  fresh = checkpoint.latest_step(folder) is None
   weights = read_weights(program) if fresh else None
   _make_writable(folder)
   with only_trainer(folder), _disk_errors_named(folder):
@@ -278,8 +281,10 @@ class Training:
     """State, its step, and whether the evaluation due at that step, if any, was done."""
     step, total = self.checkpointer.latest_step, self.program.lengths.total
     if step is None:
-      source = self.program.experiment.init_from.path or 'scratch'
-      say(f'START from {source} (step 0 of {total:,}).')
+      experiment = self.program.experiment
+      say(f'START from {experiment.init_from.path or "scratch"} (step 0 of {total:,}).')
+      if experiment.optimizer.frozen and not experiment.init_from.path:
+        say('`init_from.path` is empty: FROZEN PARAMETERS ARE RANDOM, and stay so.')
       return fresh_state(self.program, weights), 0, True
     where = self.checkpointer.folder / str(step)
     meta = self.checkpointer.restore_meta(step)

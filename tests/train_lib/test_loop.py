@@ -319,6 +319,23 @@ def test_missing_weights_leave_no_workdir(tiny_config, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def test_heads_cannot_come_from_nowhere(tiny_config, tmp_path):
+  tiny_config.init_from.load_head = True
+  with pytest.raises(
+    ConfigError, match=r'init_from.load_head` is set, but `init_from.path` is empty'
+  ):
+    run.run('train', tiny_config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_says_that_what_is_frozen_is_random(tiny_config, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(run.Training, '_train', lambda *_: None)
+  tiny_config.optimizer.frozen = ('^trunk/',)
+  run.run('train', tiny_config, str(tmp_path / 'run'))
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1] == '`init_from.path` is empty: FROZEN PARAMETERS ARE RANDOM, and stay so.'
+
+
 def test_class_count_disagrees_with_the_checkpoint(finished, tiny_config, tmp_path):
   workdir, _ = finished
   smaller = other_classes(tiny_config.datasets.demo.dir, tmp_path / 'data')
