@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from datasets import annotations
 from datasets.annotation_layouts import SPLITS
-from datasets.class_names import nearest
+from datasets.class_names import nearest_in
 from datasets.progress import with_progress
 from errors import DataError
 from projects.uniformerv2 import label_table
@@ -52,7 +52,7 @@ def read(set_name: str, paths: Sequence[str]) -> list[Clip]:
   """
   mistakes: list[str] = []
   clips = [clip for path in paths for clip in _rows(set_name, path, mistakes)]
-  mistakes += _unknown_classes(clips)
+  mistakes += _unknown_classes(set_name, clips)
   if mistakes:
     more = f'\n... and {len(mistakes) - _SHOWN:,} more' if len(mistakes) > _SHOWN else ''
     raise DataError(
@@ -108,19 +108,17 @@ def _mistake(row: dict[str, str]) -> str:
   return 'has no label'
 
 
-def _unknown_classes(clips: Sequence[Clip]) -> list[str]:
-  """A mistake for each name that is no class of its set."""
+def _unknown_classes(set_name: str, clips: Sequence[Clip]) -> list[str]:
+  """A mistake for each name that is no class of the set."""
   unknown = Counter(clip.name for clip in clips if clip.name and not clip.label)
   first = {clip.name: clip for clip in reversed(clips) if clip.name in unknown}
-  mistakes = []
-  for name, count in unknown.items():
-    clip = first[name]
-    known = label_table.load().official[clip.set_name].values()
-    mistakes.append(
-      f'{clip.file}, row {clip.row} ({count:,} in all): {name!r} is not among the {len(known)} '
-      f'classes of {clip.set_name}{nearest(name, known)}'
-    )
-  return mistakes
+  known = label_table.load().official[set_name].values()
+  nearest = nearest_in(known)
+  return [
+    f'{first[name].file}, row {first[name].row} ({count:,} in all): {name!r} is not among the '
+    f'{len(known)} classes of {set_name}{nearest(name)}'
+    for name, count in unknown.items()
+  ]
 
 
 def _check_spellings(set_name: str, clips: Sequence[Clip]) -> None:
