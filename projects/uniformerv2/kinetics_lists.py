@@ -1,5 +1,6 @@
 """Annotation files of Kinetics-400, -600 and -700 -> clips with the classes of Kinetics-710."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ class Clip(NamedTuple):
     youtube_id: 11 characters.
     name: the class as the file spells it; '' where a test list has none.
     label: the same class in Kinetics-710.
-    times: start and end in seconds, as the file has them.
+    times: start and end in seconds, as the file has them; in a test list anything.
     file: name of the file.
     row: line in it, from 1.
   """
@@ -48,7 +49,7 @@ def read(set_name: str, paths: Sequence[str]) -> list[Clip]:
 
   Raises:
     DataError: a file is of another kind; rows without an id or with what is none, of an unknown split or
-      class; two spellings of one class; no training or no validation rows.
+      class, or without times; two spellings of one class; no training or no validation rows.
   """
   mistakes: list[str] = []
   clips = [clip for path in paths for clip in _rows(set_name, path, mistakes)]
@@ -88,10 +89,11 @@ def _rows(set_name: str, path: str, mistakes: list[str]) -> Iterator[Clip]:
     if name not in seen:
       seen[name] = table.label_of(set_name, name) or ''
     found = _ID.fullmatch(row['youtube_id'])
-    if found is None or not split or not (name or split == 'test'):
+    times = (row['time_start'], row['time_end'])
+    tested = split == 'test'
+    if found is None or not split or not (tested or (name and _are_times(*times))):
       mistakes.append(f'{path}, row {number}: {_mistake(row)}')
       continue
-    times = (row['time_start'], row['time_end'])
     file = Path(path).name
     yield Clip(set_name, split, found[1], name, seen[name], times, file, number)
 
@@ -105,7 +107,19 @@ def _mistake(row: dict[str, str]) -> str:
     return f'youtube_id is {youtube_id!r}, expected 11 letters, digits, - and _{hint}'
   if row['split'].lower() not in SPLITS:
     return f'split is {row["split"]!r}, expected one of {sorted(SPLITS)}'
-  return 'has no label'
+  if not row['label'].strip('"'):
+    return 'has no label'
+  return (
+    f'time_start is {row["time_start"]!r} and time_end {row["time_end"]!r}, expected seconds, the '
+    'start before the end'
+  )
+
+
+def _are_times(start: str, end: str) -> bool:
+  try:
+    return 0 <= float(start) < float(end) < math.inf
+  except ValueError:
+    return False
 
 
 def _unknown_classes(set_name: str, clips: Sequence[Clip]) -> list[str]:
