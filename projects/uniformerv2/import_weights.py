@@ -1,9 +1,11 @@
 """Turns a checkpoint of the released UniFormerV2 into a file that `init_from.path` reads.
 
-  python -m projects.uniformerv2.import_weights --checkpoint=official.safetensors --out=uniformerv2.npz
+  python -m projects.uniformerv2.import_weights --checkpoint=official.safetensors --out=uniformerv2.npz \\
+      --class_names=classes.txt
 
 The checkpoint holds the model's state dict by its PyTorch names. Running statistics of BatchNorm come
-along. The classifier is loaded with `--config.init_from.load_head=True`.
+along. The classifier is loaded with `--config.init_from.load_head=True`, by name with --class_names: its
+classes in its order, one a line, which the file does not tell.
 """
 
 from absl import flags
