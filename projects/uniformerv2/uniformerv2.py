@@ -49,7 +49,8 @@ class UniFormerV2(nn.Module):
       'hierarchical_q' block are as many as blocks, and the last token is their mean: a query does not
       see the others, so that any one of them would leave queries or blocks out.
     num_queries: that each learned query consists of (Table 14). DEVIATION: the paper does not say which
-      becomes the video token; it is their mean.
+      becomes the video token; it is their mean. One is zero at first, as released; several are drawn,
+      as alike they would get the same gradients and stay one.
     output: 'fused', the mean of the frames' class tokens and the video token, weighted by the channel
       (section 3.3); 'global', the video token, as for frozen ViTs; 'class', the former alone.
     position_grid: (nt, nh, nw) that the position tables are for; None = that of the input. If clips
@@ -266,7 +267,8 @@ class UniFormerV2(nn.Module):
   def _video_token(self, depths: Sequence[jax.Array], grid: Size, train: bool) -> jax.Array:
     """Runs the global blocks on tokens [B, T', 1 + S, C] of several depths -> [B, C]."""
     shape = (1 if self.fusion == 'sequential' else len(depths), self.num_queries, self.hidden_size)
-    init = layers.partitioned(nn.initializers.zeros, None, None, 'embed')
+    zeros, normal = nn.initializers.zeros, nn.initializers.normal(stddev=0.02)
+    init = layers.partitioned(zeros if self.num_queries == 1 else normal, None, None, 'embed')
     learned = self.param('query', init, shape).astype(self.dtype)
     rates = layers.stochastic_depth_rates(self.global_stochastic_depth_rate, len(depths))
     before, made = None, []

@@ -5,10 +5,11 @@ import functools
 import flax
 import jax
 import numpy as np
+import pytest
 
 from models import layers
 from projects.uniformerv2 import blocks
-from projects.uniformerv2.global_block import GlobalBlock, queries_and_context
+from projects.uniformerv2.global_block import FUSIONS, GlobalBlock, queries_and_context
 from tests.projects.test_uniformerv2 import (
   VIDEO,
   compiled,
@@ -183,3 +184,17 @@ def test_the_first_block_has_its_own_queries_alone():
   np.testing.assert_array_equal(
     queries_and_context('hierarchical_q', own, before)[0], [[[0, 0], [0, 0], [1, 1]]]
   )
+
+
+@pytest.mark.parametrize('fusion', FUSIONS)
+def test_several_queries_do_not_stay_one(fusion):
+  trunk = trunk_of(num_layers=1, fusion=fusion, num_queries=3, output='global')
+
+  def init_and_step(key):
+    params = flax.core.meta.unbox(trunk.init(key, VIDEO, train=False)['params'])
+    gradient = jax.grad(lambda p: trunk.apply({'params': p}, VIDEO, train=False).pooled[:, 0].sum())
+    return jax.tree.map(lambda x, g: x - 0.1 * g, params, gradient(params))
+
+  queries = np.asarray(jax.jit(init_and_step)(jax.random.key(0))['query'])
+  for one in queries:
+    assert all(np.abs(one[i] - one[j]).max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
