@@ -142,6 +142,17 @@ def test_the_command_writes_what_it_converts(tmp_path, capsys):
     np.testing.assert_array_equal(written[name], array)
 
 
+def test_the_command_names_its_flag(tmp_path):
+  flags.FLAGS.mark_as_parsed()
+  (tmp_path / 'cut.npz').write_bytes(b'PK')
+  files = {'checkpoint': f'{tmp_path}/cut.npz', 'out': f'{tmp_path}/ours.npz'}
+  with (
+    flagsaver.flagsaver(**files),
+    pytest.raises(CheckpointMismatchError, match=r"^--checkpoint='.*cut.npz' cannot be read"),
+  ):
+    import_weights.main()
+
+
 CONFIG = {
   'width': 64,
   'layers': 4,
