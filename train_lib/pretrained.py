@@ -336,7 +336,11 @@ class _Plan:
     if mode == 'copy':
       return array, ''
     target, repeats = self._target_sizes(path)
-    source_has_class = any(re.fullmatch(r'cls(_\w+)?', name) for name in self.checkpoint.arrays)
+    # A table of some axes alone, `posembed_time`, has no row for a class token.
+    of_tokens = '/posembed_input/' in path
+    source_has_class = of_tokens and any(
+      re.fullmatch(r'cls(_\w+)?', name) for name in self.checkpoint.arrays
+    )
     table = array[0, int(source_has_class) :]  # [rows, C]
     source = self._source_sizes(path, len(table), target)
     how = []
@@ -356,7 +360,7 @@ class _Plan:
         )
       how.append(f'tile x{repeats}')
     table = np.tile(table.reshape(-1, table.shape[-1]), (repeats, 1))
-    if self.target_has_class:
+    if of_tokens and self.target_has_class:
       row = array[0, :1] if source_has_class else self._own_class_row(leaf)
       table = np.concatenate([row, table])
     return table[None], ', '.join(how)

@@ -175,3 +175,26 @@ def test_one_without_blocks_for_video_is_an_image_model():
   filled = flax.traverse_util.flatten_dict(armed['trunk'])
   for path, array in flax.traverse_util.flatten_dict(drawn).items():
     np.testing.assert_array_equal(filled[path], array)
+
+
+@pytest.mark.parametrize('module', ['attention', 'joint'])
+def test_positions_of_time_have_no_row_for_a_class_token(module):
+  """From a run with the same frames, and from one with half of them."""
+  fields = {'temporal_module': module, 'global_layers': 1}
+  _, leaves, _ = load(below(read(CLIP[0])[0], 'state_dict/'), (1, 4, 32, 32, 3), **fields)
+  rng = np.random.default_rng(0)
+  drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), leaves['trunk'])
+  old = drawn['posembed_time']['pos_embedding']
+  _, again, report = load(drawn, (1, 4, 32, 32, 3), **fields)
+  np.testing.assert_array_equal(again['trunk']['posembed_time']['pos_embedding'], old)
+  assert not rows(report, 'resized')
+  _, longer, report = load(drawn, (1, 7, 32, 32, 3), **fields)
+  new = longer['trunk']['posembed_time']['pos_embedding']
+  np.testing.assert_allclose(new[:, ::2], old, atol=1e-6)  # 'scenic': corners stay.
+  np.testing.assert_allclose(new[:, 1::2], (old[:, :-1] + old[:, 1:]) / 2, atol=1e-6)
+  table = longer['trunk']['SpatialTransformer']['posembed_input']['pos_embedding']
+  expected = drawn['SpatialTransformer']['posembed_input']['pos_embedding']
+  np.testing.assert_array_equal(table, expected)
+  _, longer, report = load(drawn, (1, 8, 32, 32, 3), **fields)
+  assert longer['trunk']['posembed_time']['pos_embedding'].shape == (1, 8, 48)
+  assert [row.how for row in report.rows if row.status == 'resized'] == ['scenic 4 to 8']
