@@ -32,10 +32,11 @@ _CONTAINERS = (
   'state_dict/',
   'params/',
   'model/',
+  'model_state/',
   'teacher/',
   'student/',
 )
-# What these trunks cannot compute, by the names that give it away.
+# What these trunks cannot compute, or not by these names, by the names that give it away.
 _REFUSED = (
   (
     r'(^|\.)(rel_pos_bias|relative_position_bias)\.|relative_position_bias_table$',
@@ -52,6 +53,13 @@ _REFUSED = (
     r'(^|\.)(reg_token|register_tokens|storage_tokens)$',
     'they are further tokens that all others attend to (registers), which these trunks do not have. '
     'Use a checkpoint without them',
+  ),
+  (
+    # Its `dpe` and `dec` are global blocks; without them it would pass for CLIP's ViT.
+    r'(^|\.)transformer\.(temporal_cls_token$|(dec|dpe)\.\d+\.)',
+    'they are of a released UniFormerV2, in its own names. Convert the file with '
+    '`python -m projects.uniformerv2.import_weights --checkpoint=FILE --out=uniformerv2.npz`, and name '
+    'what that writes',
   ),
 )
 

@@ -36,7 +36,8 @@ _CONVERT = """\
   import torch
   from safetensors.torch import save_file
   arrays = {load}
-  arrays = next((arrays[k] for k in ('model', 'state_dict', 'teacher') if k in arrays), arrays)
+  keys = ('model', 'model_state', 'state_dict', 'teacher')
+  arrays = next((arrays[k] for k in keys if k in arrays), arrays)
   arrays = {{k: v.detach().clone().contiguous() for k, v in arrays.items() if torch.is_tensor(v)}}
   save_file(arrays, 'weights.safetensors')"""
 

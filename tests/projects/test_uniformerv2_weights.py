@@ -15,6 +15,7 @@ from models.video_model import VideoModel
 from projects.uniformerv2 import import_weights, weights
 from tests.projects.test_uniformerv2_parity import arrays_of, trunk_of
 from train_lib.pretrained import InitFromConfig, load_pretrained
+from train_lib.pretrained_layouts import canonicalise
 from train_lib.weight_files import read_arrays
 
 NAME = 'lt2_tdown'
@@ -120,6 +121,17 @@ def test_a_missing_block_and_a_file_of_one_name():
     convert(official)
   with pytest.raises(CheckpointMismatchError, match=r"'conv1\.weight', .* are missing"):
     convert({'class_embedding': np.ones(64)})
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'model_state/', 'model_state/backbone.'])
+def test_a_model_is_not_filled_without_the_converter(prefix):
+  released = {prefix + name: array for name, array in state().items()}
+  message = (
+    r'^x\.pyth has the arrays transformer\.dec\.0\.attn\.in_proj_bias, .* and \d+ more: .*Convert the '
+    r'file with `python -m projects\.uniformerv2\.import_weights --checkpoint=FILE'
+  )
+  with pytest.raises(CheckpointMismatchError, match=message):
+    canonicalise(released, 4, 'x.pyth')
 
 
 def test_the_command_writes_what_it_converts(tmp_path, capsys):
