@@ -73,6 +73,7 @@ class Source:
     layout: which of the known layouts it had.
     arrays: canonical path -> array; keys the layout does not know are kept as they were.
     is_video: the checkpoint is a ViViT (its tubelet kernel has a time axis), not an image ViT.
+    has_heads: its arrays tell the number of heads; PyTorch's do not, and are divided as the model's.
     notes: canonical path -> what was done to an array besides renaming and transposing.
   """
 
@@ -80,6 +81,7 @@ class Source:
   layout: str
   arrays: Arrays
   is_video: bool
+  has_heads: bool
   notes: Mapping[str, str]
 
 
@@ -105,7 +107,8 @@ def canonicalise(arrays: Arrays, num_heads: int, name: str = 'arrays') -> Source
         'SpatialTransformer/' in key or (key.endswith('kernel') and array.ndim == 5)
         for key, array in canonical.items()
       )
-      return Source(name, f'{layout}{network}', canonical, is_video, notes)
+      has_heads = convert not in _OF_PYTORCH
+      return Source(name, f'{layout}{network}', canonical, is_video, has_heads, notes)
   known = ', '.join(layout for layout, _, _ in _LAYOUTS)
   raise CheckpointMismatchError(
     f'{name}: unknown layout; it has {len(arrays)} keys, e.g. {sorted(arrays)[:8]}. Known layouts: '
@@ -175,6 +178,7 @@ def _ends(ending: str) -> Callable[[set[str]], bool]:
   return lambda keys: any(key.endswith(ending) for key in keys)
 
 
+_OF_PYTORCH = (from_timm, from_clip, from_hugging_face_clip, from_hugging_face)
 _LAYOUTS: tuple[tuple[str, Callable[[set[str]], bool], Callable[[Arrays, int], Arrays]], ...] = (
   (
     'big_vision',

@@ -67,6 +67,11 @@ def _check_sizes(trunk: Any) -> None:
       f'trunk.local_reduction={trunk.local_reduction}: expected a number above 0, and at most '
       f'trunk.hidden_size={trunk.hidden_size}, which it divides.'
     )
+  if trunk.temporal_module == 'shift' and trunk.hidden_size < 8:
+    raise ConfigError(
+      f"trunk.temporal_module='shift' moves eighths of the channels: expected trunk.hidden_size of at "
+      f'least 8, got {trunk.hidden_size}.'
+    )
   temporal = trunk.temporal_layers
   if temporal is not None and not 1 <= temporal <= trunk.num_layers:
     raise ConfigError(

@@ -371,6 +371,10 @@ def test_boxes_read_the_last_block():
     ({'global_stochastic_depth_rate': -0.1}, r'global_stochastic_depth_rate=-0\.1'),
     ({'position_grid': (2, 2)}, r'position_grid=\(2, 2\)'),
     ({'temporal_module': 'joint', 'temporal_layers': 3}, r'temporal_layers=3: expected 1 to'),
+    (
+      {'hidden_size': 4, 'temporal_module': 'shift'},
+      r"'shift' moves eighths .*\.hidden_size of at least 8, got 4",
+    ),
     ({'temporal_layers': 1}, r"temporal_layers=1: only temporal_module of .*'none'"),
     (
       {'temporal_module': 'convolution', 'local_repeats': 2},
