@@ -77,11 +77,15 @@ class VideoDataset(abc.ABC):
     """What is equal for two examples, of any splits and datasets, of one video.
 
     The YouTube id where the key holds one (`datasets.video_id`), so that clips of one video are equal;
-    else the key, in its dataset. Datasets whose keys can name different videos override this.
+    else what `_content` says.
     """
     key = self.key(row)
     found = video_id.youtube_id(key)
-    return (found,) if found else (self.where, key)
+    return (found,) if found else self._content(row, key)
+
+  def _content(self, row: int, key: str) -> tuple[str, ...]:
+    """What tells a video from others that may have its key: other splits may count theirs, too."""
+    return self.where, key
 
   @abc.abstractmethod
   def stored_labels(self, row: int) -> _Array:

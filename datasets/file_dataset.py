@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from datasets import annotations, convert, image_files, manifest, video, video_id
+from datasets import annotations, convert, image_files, manifest, video
 from datasets.annotations import Annotations, LabelGroup, Row
 from datasets.dataset import Contents, VideoDataset
 from datasets.progress import with_progress
@@ -83,11 +83,8 @@ class FileDataset(VideoDataset):
     """Key of a row, or its path and times."""
     return self._clips[row].row.key
 
-  def identity(self, row: int) -> tuple[str, ...]:
-    """As of the base class; in place of a path in the split the file, and which frames of it."""
-    clip, found = self._clips[row], super().identity(row)
-    if len(found) == 1 or not video_id.is_path(found[-1]):
-      return found
+  def _content(self, row: int, key: str) -> tuple[str, ...]:
+    clip = self._clips[row]
     return os.path.realpath(clip.path), f'{clip.first}+{clip.num_frames}'
 
   def stored_labels(self, row: int) -> _Array:

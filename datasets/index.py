@@ -75,6 +75,14 @@ class Index:
     offsets = self.record_offset[row] + self.frame_offset[span].astype(np.int64)
     return offsets, self.frame_length[span], self.frame_crc[span]
 
+  def frames_crc(self, row: int) -> int:
+    """The crc32 of the crc32s of a record's frames."""
+    starts, crcs = (
+      np.asarray(self.frame_start),
+      np.asarray(self.frame_crc),
+    )  # Faster than mapped ones.
+    return zlib.crc32(crcs[starts[row] : starts[row + 1]].tobytes())
+
   def labels(self, row: int) -> _Array:
     """Global class indices of a record, int32 [labels]."""
     return self.label[self.label_start[row] : self.label_start[row + 1]]

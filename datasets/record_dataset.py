@@ -12,7 +12,6 @@ import simplejpeg
 
 from datasets import index as index_lib
 from datasets import manifest as manifest_lib
-from datasets import video_id
 from datasets.dataset import VideoDataset
 from datasets.keyframes import BoxTable, Keyframe
 from errors import DataError
@@ -65,12 +64,8 @@ class RecordDataset(VideoDataset):
     """Name of a record."""
     return self._index.key(row)
 
-  def identity(self, row: int) -> tuple[str, ...]:
-    """As of the base class; of a path also its frames, as splits may be built of several folders."""
-    found = super().identity(row)
-    if len(found) == 1 or not video_id.is_path(found[-1]):
-      return found
-    return (*found, str(zlib.crc32(self._index.frames(row)[2].tobytes())))
+  def _content(self, row: int, key: str) -> tuple[str, ...]:
+    return key, f'{self._index.frames_crc(row):08x}'
 
   def stored_labels(self, row: int) -> _Array:
     """Labels of a record as indices over all groups, int32 [labels]."""

@@ -122,8 +122,8 @@ class TfdsDataset(VideoDataset):
     return value[0].decode(errors='replace') if isinstance(value[0], bytes) else str(value[0])
 
   def identity(self, row: int) -> tuple[str, ...]:
-    """The place of an image: no two splits share it. Names lie in the records, too many to be read."""
-    return self.where, self.split, str(row)
+    """Split and row, which no two splits share. Names lie in the records, too many to be read."""
+    return self.fingerprint, self.split, str(row)
 
   def stored_labels(self, row: int) -> _Array:
     """Labels of an image as indices over all groups, int32 [labels].

@@ -4,39 +4,43 @@ import re
 
 from datasets.annotations import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
-_ID = r'[A-Za-z0-9_-]{11}'
-# Keys as `build_records` and published lists have them: ID_000010_000020 and v_ID, as the name of a file
-# or not, and ID,SECONDS of AVA; perhaps with the times of a clip of it behind: @START-END.
-_FORMS = re.compile(rf'({_ID})_\d+_\d+|v_({_ID})|({_ID}),\d+(?:\.\d+)?')
-# An id alone could be any name of 11 characters. Ids are 64 bits, so their last character is one of 16,
-# and all but 1 in 100 mix upper and lower case and do not end in a number.
-_ALONE = re.compile(
-  r'(?=.*[a-z])(?=.*[A-Z])(?!.*\d{3}$)[A-Za-z0-9_-]{10}[AEIMQUYcgkosw048]', re.ASCII
-)
+# Ids are 64 bits, six to a character, so the last one is one of 16.
+_ID = r'([A-Za-z0-9_-]{10}[AEIMQUYcgkosw048])'
+_NUMBER = r'\d+(?:\.\d+)?'
+# Published lists and `build_records` say ID_000010_000020, as the name of a file or not; AVA ID,SECONDS;
+# ActivityNet and HACS v_ID and yt-ID.
+_FORMS = re.compile(rf'(?:v_|yt-)?{_ID}(?:_\d{{6}}_\d{{6}}|,{_NUMBER})|(?:v_|yt-){_ID}', re.ASCII)
+# With one or two other numbers, or alone, it could be any name.
+_LOOSE = re.compile(rf'(?:v_|yt-)?{_ID}(?:_{_NUMBER}){{,2}}', re.ASCII)
+# Ids mix upper and lower case, hardly ever end in a number, and are made of more than a few words.
+_ALONE = re.compile(r'(?=.*[a-z])(?=.*[A-Z])(?!.*\d{2}$)', re.ASCII)
+_WORD = re.compile(r'[A-Z]?[a-z]+|[A-Z]+|\d+', re.ASCII)
+_MOST_WORDS = 3
 _TIMES = re.compile(r'@[\d.e+-]+$')
+_FORMAT = re.compile(r'\.f\d+$', re.ASCII)  # Of a part that a downloader has not joined.
 _SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 def youtube_id(key: str) -> str | None:
   """The YouTube id in the key of an example: of its last part, without a file's ending and times.
 
-  None for keys that hold none; of ids that stand alone, `NAME.mp4` or a plain key, 1 in 100 is not
-  recognised.
+  None for keys that hold none. An id that stands alone, or with other numbers than times in six digits,
+  must not look like a name: 6 in 100 do, and are not recognised.
   """
   name = _stem(_TIMES.sub('', key).rpartition('/')[2])
-  found = _FORMS.fullmatch(name)
-  if found:
-    return found[1] or found[2] or found[3]
-  return name if _ALONE.fullmatch(name) else None
+  if found := _FORMS.fullmatch(name):
+    return found[1] or found[2]
+  found = _LOOSE.fullmatch(name)
+  return found[1] if found and not _is_name(found[1]) else None
 
 
-def is_path(key: str) -> bool:
-  """Whether a key is a path of a file, which may be another one below another folder."""
-  name = _TIMES.sub('', key)
-  return '/' in name or name != _stem(name)
+def _is_name(text: str) -> bool:
+  """Whether someone may have thought of it: `BoxingClass`, `Kitchen_A_8`."""
+  return not _ALONE.match(text) or len(_WORD.findall(text)) <= _MOST_WORDS
 
 
 def _stem(name: str) -> str:
-  """Without the ending of a video or image."""
+  """Without the endings of videos and images, of which there may be several."""
   stem, dot, suffix = name.rpartition('.')
-  return stem if dot and f'.{suffix.lower()}' in _SUFFIXES else name
+  known = dot and f'.{suffix.lower()}' in _SUFFIXES
+  return _stem(_FORMAT.sub('', stem)) if known else name

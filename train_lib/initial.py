@@ -1,7 +1,7 @@
 """The state a fresh run starts from: random, then filled from `init_from`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from train_lib import checkpoint, label_map, params_file, preprocessing, weight_
 from train_lib.config_changes import config_changes, describe
 from train_lib.console import say
 from train_lib.experiment import Experiment
-from train_lib.pretrained import load_pretrained
+from train_lib.pretrained import load_pretrained, matches
 from train_lib.program import Program
 from train_lib.state import TrainState
 
@@ -36,6 +36,7 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   config = program.experiment.init_from
   if not config.path:
     return None
+  weights: Weights
   meta: dict[str, Any] | None
   if Path(config.path).is_dir():
     weights, meta = checkpoint.load_params(config.path)
@@ -44,13 +45,7 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
     meta = params_file.read_meta(config.path)
   rows: list[label_map.Rows] = []
   if meta is not None and config.load_head:
-    weights, rows = label_map.map_heads(
-      weight_files.flatten(weights),
-      meta['class_names'],
-      program.facts.class_names,
-      label_map.read_synonyms(config.class_synonyms),
-      config.path,
-    )
+    weights, rows = _heads_by_name(program, weights, meta['class_names'])
   if meta is not None and 'preprocessing' in meta:  # Imported weights come without.
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
   if meta is not None and 'config' in meta:
@@ -64,6 +59,10 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
     )
   for found in rows:
     say(str(found))
+  if meta is None and any(
+    row.target.startswith('heads_') and row.status != 'new' for row in report.rows
+  ):
+    say(label_map.unnamed(config.path))
   return weights
 
 
@@ -74,6 +73,23 @@ def _say_trunk_changes(stored: Mapping[str, Any], experiment: Experiment) -> Non
   if changes := config_changes({'trunk': stored}, {'trunk': now}):
     lines = [f'The trunk differs from that of {experiment.init_from.path}:', *describe(changes)]
     say('\n  '.join(lines))
+
+
+def _heads_by_name(
+  program: Program, weights: Weights, names: Mapping[str, Sequence[str]]
+) -> tuple[Weights, list[label_map.Rows]]:
+  """The weights with the heads that the data's classes ask for, given those of the checkpoint."""
+  config, wanted = program.experiment.init_from, program.facts.class_names
+  return label_map.map_heads(
+    weight_files.flatten(weights),
+    names,
+    wanted,
+    label_map.read_synonyms(config.class_synonyms),
+    config.path,
+    optional=[
+      task for task in wanted if matches(f'heads_{task}/output_projection/kernel', config.allow_new)
+    ],
+  )
 
 
 def fresh_state(program: Program, weights: Weights | None) -> TrainState:

@@ -3,12 +3,12 @@
 import collections
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from datasets import annotations
-from datasets.class_names import nearest, normalise_class_name
+from datasets.class_names import nearest_in, normalise_class_name
 from errors import CheckpointMismatchError, DataError
 from train_lib.state import OBJECTIVE
 
@@ -21,9 +21,10 @@ class Rows:
 
   Attributes:
     task: of the model.
-    source: the checkpoint's head.
+    source: the checkpoint's task; '' for a head without a name.
     indices: for each class of the task, its row there.
     counts: how the names were matched -> classes.
+    inexact: (name, the row's) of classes whose rows have other names.
     unused: names of the rows that no class took.
   """
 
@@ -31,6 +32,7 @@ class Rows:
   source: str
   indices: tuple[int, ...]
   counts: Mapping[str, int]
+  inexact: tuple[tuple[str, str], ...]
   unused: tuple[str, ...]
 
   @property
@@ -41,11 +43,18 @@ class Rows:
   def __str__(self) -> str:
     matched, total = len(self.indices), len(self.indices) + len(self.unused)
     how = ', '.join(f'{n} {name}' for name, n in self.counts.items() if n)
-    text = f'heads_{self.task}: {matched} of {total} rows of {self.source} by name ({how})'
+    source = f'heads_{self.source}' if self.source else 'the head'
+    text = f'heads_{self.task}: {matched} of {total} rows of {source} by name ({how})'
+    if self.inexact:
+      text += f'; not exact: {_first(f"{name!r} <- {row!r}" for name, row in self.inexact)}'
     if self.unused:
-      shown = ', '.join(map(repr, self.unused[:_SHOWN]))
-      text += f'; not used: {len(self.unused)}, {shown}{" ..." * (len(self.unused) > _SHOWN)}'
+      text += f'; not used: {len(self.unused)}, {_first(map(repr, self.unused))}'
     return text
+
+
+def _first(items: Iterable[str]) -> str:
+  listed = list(items)
+  return ', '.join(listed[:_SHOWN]) + ' ...' * (len(listed) > _SHOWN)
 
 
 def read_synonyms(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
@@ -66,18 +75,28 @@ def read_synonyms(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
   return [(cells[0], cells[1]) for _, cells in lines[1:]]
 
 
+def unnamed(where: str) -> str:
+  """What to say of a checkpoint whose classes are not known."""
+  return (
+    f'{where} does not name its classes: rows are taken in the order they have. If scores are at '
+    'chance, import it with --class_names=FILE.'
+  )
+
+
 def map_heads(
   arrays: Mapping[str, np.ndarray],
   stored: Mapping[str, Sequence[str]],
   wanted: Mapping[str, Sequence[str]],
   synonyms: Sequence[tuple[str, str]],
   where: str,
+  optional: Collection[str] = (),
 ) -> tuple[dict[str, np.ndarray], list[Rows]]:
   """Gives the model's heads the rows of a checkpoint's by name (UniFormerV2, appendix F).
 
   A class is taken from the row of the same name, else of the same name but for case and symbols, else
   of a synonym. A checkpoint with one head fills every head of the model, one with several the heads of
-  the same tasks. Where rows move, the objective's own parameters are left out: theirs would not.
+  the same tasks. Where rows move or a head is left out, so are the objective's own parameters, which
+  would not move.
 
   Args:
     arrays: flat, with heads as `heads_TASK/...`, or one as `output_projection/...` and `pre_logits/...`.
@@ -85,59 +104,89 @@ def map_heads(
     wanted: task -> the data's.
     synonyms: pairs of names of one class.
     where: the checkpoint, for messages.
+    optional: tasks whose heads are left out where they have no rows.
 
   Returns:
     The arrays with the model's heads in place of the checkpoint's, kernels `[..., classes]`; and what
-    became of each head.
+    became of each head, but for those left out.
 
   Raises:
-    CheckpointMismatchError: a class has no row, or shares one; a task has no head; the names are not as
-      many as the rows.
+    CheckpointMismatchError: a class has no row, several, or shares one; a task has no head; the names
+      are not as many as the rows.
   """
-  sources = {task: _source(task, stored, where) for task in wanted}
-  rows = [
-    _match(task, names, sources[task], stored[sources[task]], synonyms, where)
-    for task, names in wanted.items()
-  ]
-  heads = {source: _head(arrays, source) for source in sources.values()}
-  taken = {path for head in heads.values() for path in head}
-  result = {path: array for path, array in arrays.items() if path not in taken}
-  if not all(found.same for found in rows):
+  rows: list[Rows] = []
+  for task, names in wanted.items():
+    source = _source(task, arrays, stored)
+    found = None if source is None else _match(task, names, source, stored[source], synonyms)
+    if found is not None:
+      rows.append(found)
+    elif task not in optional:
+      raise CheckpointMismatchError(
+        _no_head(task, arrays, stored, where)
+        if source is None
+        else _no_rows(task, names, source, stored[source], synonyms, where)
+      )
+  # A head left out may not be filled by position.
+  left_out = wanted.keys() - {found.task for found in rows}
+  taken = {found.source for found in rows} | left_out | ({''} if left_out else set())
+  result = {path: array for path, array in arrays.items() if _head_of(path) not in taken}
+  if left_out or not all(found.same for found in rows):
     result = {path: a for path, a in result.items() if path.split('/')[0] != OBJECTIVE}
   for found in rows:
-    source = sources[found.task]
-    for path, array in heads[source].items():
-      leaf = path.removeprefix(f'heads_{source}/') if source else path
-      if leaf.startswith('output_projection/'):
-        array = _gathered(array, found, len(stored[source]), f'{where}: {path}')
-      result[f'heads_{found.task}/{leaf}'] = array
+    result |= _gathered(arrays, found, len(stored[found.source]), where)
   return result, rows
 
 
-def _source(task: str, stored: Mapping[str, Sequence[str]], where: str) -> str:
-  """The checkpoint's task whose head fills a task's."""
-  if len(stored) == 1:
+def _source(
+  task: str, arrays: Mapping[str, np.ndarray], stored: Mapping[str, Sequence[str]]
+) -> str | None:
+  """The checkpoint's task whose head fills a task's: its only head, or that of the same task."""
+  if len(stored) == 1 and not _unnamed(arrays, stored):
     return next(iter(stored))
-  if task not in stored:
-    raise CheckpointMismatchError(
-      f'{where} has no task {task!r}; it has {sorted(stored)}. Rename the task, or set '
-      '`init_from.load_head=False`.'
-    )
-  return task
+  return task if task in stored else None
 
 
-def _head(arrays: Mapping[str, np.ndarray], task: str) -> dict[str, np.ndarray]:
-  prefixes = (f'heads_{task}/',) if task else ('output_projection/', 'pre_logits/')
-  return {path: array for path, array in arrays.items() if path.startswith(prefixes)}
+def _unnamed(arrays: Mapping[str, np.ndarray], stored: Mapping[str, Sequence[str]]) -> list[str]:
+  """The tasks with a head and without class names."""
+  return sorted({task for task in map(_head_of, arrays) if task is not None} - stored.keys())
 
 
-def _gathered(array: np.ndarray, rows: Rows, classes: int, where: str) -> np.ndarray:
-  if array.shape[-1] != classes:
-    raise CheckpointMismatchError(
-      f'{where} has {array.shape[-1]} rows, but the checkpoint names {classes} classes. Import the '
-      'weights again with the class names that belong to them.'
-    )
-  return array[..., list(rows.indices)]
+def _head_of(path: str) -> str | None:
+  """The task of an array of a head, '' for a head without a name; None of other arrays."""
+  scope = path.split('/')[0]
+  if scope.startswith('heads_'):
+    return scope.removeprefix('heads_')
+  return '' if scope in ('output_projection', 'pre_logits') else None
+
+
+def _gathered(
+  arrays: Mapping[str, np.ndarray], rows: Rows, classes: int, where: str
+) -> dict[str, np.ndarray]:
+  """The arrays of a head of the model."""
+  result = {}
+  for path, array in arrays.items():
+    if _head_of(path) != rows.source:
+      continue
+    leaf = path.removeprefix(f'heads_{rows.source}/')
+    if leaf.startswith('output_projection/'):
+      if array.shape[-1] != classes:
+        raise CheckpointMismatchError(
+          f'{where}: {path} has {array.shape[-1]} rows, but the checkpoint names {classes} classes. '
+          'Import the weights again with the class names that belong to them.'
+        )
+      array = array[..., list(rows.indices)]
+    result[f'heads_{rows.task}/{leaf}'] = array
+  return result
+
+
+def _find(
+  names: Sequence[str], stored: Sequence[str], synonyms: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], str]]:
+  """For each name the rows that it may mean, and how they were found."""
+  if list(names) == list(stored):
+    return [([row], 'exact') for row in range(len(names))]
+  finder = _Finder(stored, synonyms)
+  return [finder.find(name) for name in names]
 
 
 def _match(
@@ -146,34 +195,72 @@ def _match(
   source: str,
   stored: Sequence[str],
   synonyms: Sequence[tuple[str, str]],
+) -> Rows | None:
+  """The row of each name; None where one has none, several, or that of another."""
+  found = _find(names, stored, synonyms)
+  indices = tuple(row for rows, _ in found for row in rows)
+  if not all(len(rows) == 1 for rows, _ in found) or len(set(indices)) < len(indices):
+    return None
+  pairs = zip(names, (stored[row] for row in indices), strict=True)
+  return Rows(
+    task,
+    source,
+    indices,
+    counts=collections.Counter(how for _, how in found),
+    inexact=tuple((name, other) for name, other in pairs if name != other),
+    unused=tuple(name for row, name in enumerate(stored) if row not in set(indices)),
+  )
+
+
+def _no_head(
+  task: str, arrays: Mapping[str, np.ndarray], stored: Mapping[str, Sequence[str]], where: str
+) -> str:
+  unnamed_heads = _unnamed(arrays, stored)
+  others = f', and heads without class names: {unnamed_heads}' if unnamed_heads else ''
+  return (
+    f'{where} has no task {task!r}; it has {sorted(stored)}{others}. Rename the task, or '
+    f'{_without_it(task)}'
+  )
+
+
+def _without_it(task: str) -> str:
+  return (
+    f"let a new head start at random by `init_from.allow_new=('heads_{task}/*',)`, or load none by "
+    '`init_from.load_head=False`.'
+  )
+
+
+def _no_rows(
+  task: str,
+  names: Sequence[str],
+  source: str,
+  stored: Sequence[str],
+  synonyms: Sequence[tuple[str, str]],
   where: str,
-) -> Rows:
-  finder = _Finder(stored, synonyms)
-  same = list(names) == list(stored)
-  found = [(row, 'exact') if same else finder.find(name) for row, name in enumerate(names)]
-  missing = [name for name, (row, _) in zip(names, found, strict=True) if row is None]
-  indices = tuple(row for row, _ in found if row is not None)
-  shared = [row for row, n in collections.Counter(indices).items() if n > 1]
-  if missing or shared:
-    raise CheckpointMismatchError(
-      '\n  '.join(
-        [
-          f'{where}: {_difference(task, source, names, stored)} {len(missing)} classes have no row by '
-          f'name, {len(shared)} rows would serve several:',
-          *(f'- {name!r}{nearest(name, stored)}' for name in missing),
-          *(
-            f'+ {stored[row]!r}: {[n for n, (r, _) in zip(names, found, strict=True) if r == row]}'
-            for row in shared
-          ),
-        ]
+) -> str:
+  """What `_match` found wrong."""
+  users: dict[int, list[str]] = {}
+  missing, several = [], []
+  nearest = nearest_in(stored)
+  for name, (rows, how) in zip(names, _find(names, stored, synonyms), strict=True):
+    if len(rows) == 1:
+      users.setdefault(rows[0], []).append(name)
+    elif rows:
+      several.append(
+        f'? {name!r}: several rows have this name ({how}): {[stored[row] for row in rows]}'
       )
-      + '\nName the pairs that mean one class in a csv with the header name,label '
-      '(`init_from.class_synonyms`), or set `init_from.load_head=False`.'
-    )
-  taken = set(indices)
-  unused = tuple(name for row, name in enumerate(stored) if row not in taken)
-  counts = collections.Counter(how for _, how in found)
-  return Rows(task, f'heads_{source}' if source else 'the head', indices, counts, unused)
+    else:
+      missing.append(f'- {name!r}{nearest(name)}')
+  shared = [f'+ {stored[row]!r}: {own}' for row, own in users.items() if len(own) > 1]
+  head = (
+    f'{where}: {_difference(task, source, names, stored)} {len(missing)} classes have no row by name, '
+    f'{len(several)} have several, {len(shared)} rows would serve several:'
+  )
+  advice = (
+    'Name the pairs that mean one class in a csv with the header name,label '
+    f'(`init_from.class_synonyms`), {_without_it(task)}'
+  )
+  return '\n  '.join([head, *missing, *several, *shared]) + f'\n{advice}'
 
 
 def _difference(task: str, source: str, names: Sequence[str], stored: Sequence[str]) -> str:
@@ -191,27 +278,31 @@ class _Finder:
 
   def __init__(self, stored: Sequence[str], synonyms: Sequence[tuple[str, str]]):
     self._exact = _rows_by_name(stored)
-    self._plain = _rows_by_name([normalise_class_name(name) for name in stored])
+    self._plain = _rows_by_name(map(normalise_class_name, stored))
     self._synonyms: dict[str, list[str]] = {}
     for pair in synonyms:
       a, b = map(normalise_class_name, pair)
       self._synonyms.setdefault(a, []).append(b)
       self._synonyms.setdefault(b, []).append(a)
 
-  def find(self, name: str) -> tuple[int | None, str]:
-    """(row or None, how it was found)."""
-    if name in self._exact:
-      return self._exact[name], 'exact'
+  def find(self, name: str) -> tuple[list[int], str]:
+    """The rows that it may mean: one, none, or several that are not told apart; how they were found."""
     plain = normalise_class_name(name)
-    if plain in self._plain:
-      return self._plain[plain], 'but for case and symbols'
-    for other in self._synonyms.get(plain, ()):
-      if other in self._plain:
-        return self._plain[other], 'by synonym'
-    return None, ''
+    by_synonym = {
+      row for other in self._synonyms.get(plain, ()) for row in self._plain.get(other, ())
+    }
+    for rows, how in (
+      (self._exact.get(name), 'exact'),
+      (self._plain.get(plain), 'but for case and symbols'),
+      (sorted(by_synonym), 'by synonym'),
+    ):
+      if rows:
+        return rows, how
+    return [], ''
 
 
-def _rows_by_name(names: Sequence[str]) -> dict[str, int]:
-  """Rows of the names that occur once: of others it is not known which is meant."""
-  counts = collections.Counter(names)
-  return {name: row for row, name in enumerate(names) if counts[name] == 1}
+def _rows_by_name(names: Iterable[str]) -> dict[str, list[int]]:
+  rows: dict[str, list[int]] = {}
+  for row, name in enumerate(names):
+    rows.setdefault(name, []).append(row)
+  return rows

@@ -66,9 +66,10 @@ class InitFromConfig:
     init_temporal_layer_norm: Model 3: fill LayerNorm_time from the block's first LayerNorm.
     load_head: fill the heads: those of another run by task name, the one of any other checkpoint
       into a model that has one. Where the checkpoint knows its class names, their rows by name, and its
-      head, if it has one, into every head of the model: `label_map.map_heads`. With the heads come the
-      objective's own parameters, which belong to them; those that are missing, unused or of another
-      shape are new and skipped without permission.
+      head, if it has one, into every head of the model: `label_map.map_heads`; a head whose kernel `allow_new`
+      names stays new where a class has no row. With the heads come the objective's own parameters,
+      which belong to them; those that are missing, unused or of another shape are new and skipped
+      without permission.
     class_synonyms: csv `name,label` of pairs of names of one class, for `load_head`.
     allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
       those that the pairing of checkpoint and model implies: where the file has nothing for them, or
@@ -194,7 +195,7 @@ class _Plan:
       array = self.checkpoint.arrays[name]
       status, fitted, how = self._fit(path, leaf, array)
       how = ', '.join(filter(None, [self.checkpoint.notes.get(name), how]))
-      if fitted.shape != leaf.shape and _matches(path, self.options.allow_new):
+      if fitted.shape != leaf.shape and matches(path, self.options.allow_new):
         self.rows.append(Row('new', path, '', leaf.shape))
         self.unfit.append(name)
         continue
@@ -218,12 +219,12 @@ class _Plan:
     missing = [
       f'  - {row.target} {row.target_shape}'
       for row in self.rows
-      if row.status == 'new' and not _matches(_beside(row.target), new)
+      if row.status == 'new' and not matches(_beside(row.target), new)
     ]
     extra = [
       f'  + {row.source} {row.source_shape}'
       for row in self.skipped()
-      if not _matches(_beside(row.source).removeprefix('trunk/'), skipped)
+      if not matches(_beside(row.source).removeprefix('trunk/'), skipped)
     ]
     if missing or extra or self.misfits:
       raise CheckpointMismatchError(
@@ -422,5 +423,6 @@ def _misfit(path: str, name: str, expected: tuple[int, ...], got: tuple[int, ...
   return line
 
 
-def _matches(path: str, patterns: Sequence[str]) -> bool:
+def matches(path: str, patterns: Sequence[str]) -> bool:
+  """Whether one of `allow_new` or `allow_skipped` names a path."""
   return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

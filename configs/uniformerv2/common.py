@@ -8,6 +8,7 @@ Records need a shorter side of 256 px, and of 384 px for crops of 336.
 """
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -42,8 +43,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 FROZEN_LEARNING_RATE = 4e-4  # Appendix A, without warm-up.
 
-# What Kinetics-400, -600 and -700 call classes otherwise than Kinetics-710; from the checkout's root.
-SYNONYMS = 'projects/uniformerv2/class_synonyms.csv'
+# What Kinetics-400, -600 and -700 call classes otherwise than Kinetics-710.
+SYNONYMS = str(Path(__file__).parents[2] / 'projects' / 'uniformerv2' / 'class_synonyms.csv')
 KINETICS = ('kinetics400', 'kinetics600', 'kinetics700')
 _COLUMNS = {
   'kinetics710': 'k710',

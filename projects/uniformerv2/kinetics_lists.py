@@ -1,5 +1,6 @@
 """Annotation files of Kinetics-400, -600 and -700 -> clips with the classes of Kinetics-710."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 from datasets import annotations
 from datasets.annotation_layouts import SPLITS
-from datasets.class_names import nearest
+from datasets.class_names import nearest_in
 from datasets.progress import with_progress
 from errors import DataError
 from projects.uniformerv2 import label_table
@@ -28,7 +29,7 @@ class Clip(NamedTuple):
     youtube_id: 11 characters.
     name: the class as the file spells it; '' where a test list has none.
     label: the same class in Kinetics-710.
-    times: start and end in seconds, as the file has them.
+    times: start and end in seconds, as the file has them; in a test list anything.
     file: name of the file.
     row: line in it, from 1.
   """
@@ -48,11 +49,11 @@ def read(set_name: str, paths: Sequence[str]) -> list[Clip]:
 
   Raises:
     DataError: a file is of another kind; rows without an id or with what is none, of an unknown split or
-      class; two spellings of one class; no training or no validation rows.
+      class, or without times; two spellings of one class; no training or no validation rows.
   """
   mistakes: list[str] = []
   clips = [clip for path in paths for clip in _rows(set_name, path, mistakes)]
-  mistakes += _unknown_classes(clips)
+  mistakes += _unknown_classes(set_name, clips)
   if mistakes:
     more = f'\n... and {len(mistakes) - _SHOWN:,} more' if len(mistakes) > _SHOWN else ''
     raise DataError(
@@ -88,10 +89,11 @@ def _rows(set_name: str, path: str, mistakes: list[str]) -> Iterator[Clip]:
     if name not in seen:
       seen[name] = table.label_of(set_name, name) or ''
     found = _ID.fullmatch(row['youtube_id'])
-    if found is None or not split or not (name or split == 'test'):
+    times = (row['time_start'], row['time_end'])
+    tested = split == 'test'
+    if found is None or not split or not (tested or (name and _are_times(*times))):
       mistakes.append(f'{path}, row {number}: {_mistake(row)}')
       continue
-    times = (row['time_start'], row['time_end'])
     file = Path(path).name
     yield Clip(set_name, split, found[1], name, seen[name], times, file, number)
 
@@ -105,22 +107,32 @@ def _mistake(row: dict[str, str]) -> str:
     return f'youtube_id is {youtube_id!r}, expected 11 letters, digits, - and _{hint}'
   if row['split'].lower() not in SPLITS:
     return f'split is {row["split"]!r}, expected one of {sorted(SPLITS)}'
-  return 'has no label'
+  if not row['label'].strip('"'):
+    return 'has no label'
+  return (
+    f'time_start is {row["time_start"]!r} and time_end {row["time_end"]!r}, expected seconds, the '
+    'start before the end'
+  )
 
 
-def _unknown_classes(clips: Sequence[Clip]) -> list[str]:
-  """A mistake for each name that is no class of its set."""
+def _are_times(start: str, end: str) -> bool:
+  try:
+    return 0 <= float(start) < float(end) < math.inf
+  except ValueError:
+    return False
+
+
+def _unknown_classes(set_name: str, clips: Sequence[Clip]) -> list[str]:
+  """A mistake for each name that is no class of the set."""
   unknown = Counter(clip.name for clip in clips if clip.name and not clip.label)
   first = {clip.name: clip for clip in reversed(clips) if clip.name in unknown}
-  mistakes = []
-  for name, count in unknown.items():
-    clip = first[name]
-    known = label_table.load().official[clip.set_name].values()
-    mistakes.append(
-      f'{clip.file}, row {clip.row} ({count:,} in all): {name!r} is not among the {len(known)} '
-      f'classes of {clip.set_name}{nearest(name, known)}'
-    )
-  return mistakes
+  known = label_table.load().official[set_name].values()
+  nearest = nearest_in(known)
+  return [
+    f'{first[name].file}, row {first[name].row} ({count:,} in all): {name!r} is not among the '
+    f'{len(known)} classes of {set_name}{nearest(name)}'
+    for name, count in unknown.items()
+  ]
 
 
 def _check_spellings(set_name: str, clips: Sequence[Clip]) -> None:

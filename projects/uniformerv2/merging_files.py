@@ -24,15 +24,21 @@ def check_free(out: Path) -> None:
 
 
 def write(out: Path, merged: Merged) -> dict[str, int]:
-  """Writes the lists, all or none of them, and reads the training lists back.
+  """Writes the lists, all or none of them, and reads them back.
 
   Returns:
-    Training list -> number of its videos that are in a validation or test list, or in the
-    validation list written.
+    Training list -> number of its videos that are in a validation or test list that was read, or in
+    the validation list written: 0 of each.
 
   Raises:
-    DataError: the folder cannot be written.
+    DataError: the folder cannot be written, nothing is left to train on, or a training list has a
+      video that is evaluated on.
   """
+  if not merged.splits['train']:
+    raise DataError(
+      'Nothing is left to train on: every training video is in a validation or test list too. Are '
+      'the splits in the files right?'
+    )
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'{out.name}.part-') as folder:
@@ -40,6 +46,11 @@ def write(out: Path, merged: Merged) -> dict[str, int]:
       part.mkdir()
       training = _write_lists(part, merged)
       overlap = _overlap(part, training, merged)
+      if any(overlap.values()):
+        raise DataError(
+          f'The training lists have videos that are evaluated on: {overlap}. Nothing was written; '
+          'this is a mistake of the merge, please report it.'
+        )
       os.rename(part, out)
       return overlap
   except OSError as error:
@@ -89,7 +100,9 @@ def _renamed(merged: Merged) -> Counter[tuple[str, str, str]]:
 
 
 def _overlap(folder: Path, training: Sequence[str], merged: Merged) -> dict[str, int]:
-  evaluated = merged.held_out.keys() | _ids(folder / 'validation.csv')
+  # Not by what the merge left out, which is to be checked.
+  evaluated = {clip.youtube_id for clip in merged.clips if clip.split != 'train'}
+  evaluated |= _ids(folder / 'validation.csv')
   return {file: len(_ids(folder / file) & evaluated) for file in training}
 
 

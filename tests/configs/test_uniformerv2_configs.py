@@ -161,6 +161,7 @@ def test_heads_come_with_kinetics_710_alone(name, loaded):
   assert init_from.load_head == loaded
   synonyms = label_map.read_synonyms(init_from.class_synonyms and ROOT / init_from.class_synonyms)
   assert (('barbequing', 'barbecuing') in synonyms) == loaded
+  assert Path(init_from.class_synonyms).is_absolute() == loaded  # From wherever it is started.
 
 
 @pytest.mark.parametrize('dataset', ['k400', 'ssv2'])

@@ -1,4 +1,5 @@
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -61,6 +62,19 @@ def test_which_examples_are_of_one_video(folder, dataset):
   test = open_dataset(folder, 'test', TASKS)
   assert [dataset.identity(row) == test.identity(0) for row in range(3)] == [False, False, True]
   assert dataset.identity(0) != dataset.identity(1)  # Other frames of it.
+
+
+def test_numbered_keys_of_other_files_are_other_videos(folder, dataset, tmp_path, monkeypatch):
+  own = tmp_path / 'own'
+  shutil.copytree(folder, own)
+  (own / 'train.csv').write_text('path,label,key\na b/jump ü.mp4,jump,0\nrun.mp4,run,1\n')
+  (own / 'test.csv').write_text('path,label,key\nrun.mp4,run,0\n')
+  train, test = (open_dataset(own, split, TASKS) for split in ('train', 'test'))
+  assert [train.key(0), test.key(0)] == ['0', '0']
+  assert [train.identity(row) == test.identity(0) for row in range(2)] == [False, True]
+  monkeypatch.chdir(tmp_path)
+  assert open_dataset('./own/', 'test', TASKS).identity(0) == test.identity(0)
+  assert test.identity(0) != dataset.identity(2)  # A copy.
 
 
 def test_defects_name_row_and_file(dataset):
@@ -154,8 +168,6 @@ def test_what_is_missing(tmp_path, folder):
 
 
 def test_content_decides_the_fingerprint(folder, tmp_path, dataset):
-  import shutil
-
   copy = shutil.copytree(folder, tmp_path / 'elsewhere')
   assert open_dataset(copy, 'train', TASKS).fingerprint == dataset.fingerprint
   text = (copy / 'train.csv').read_text().replace('0.8,1.2', '0.8,1.3')
@@ -164,8 +176,6 @@ def test_content_decides_the_fingerprint(folder, tmp_path, dataset):
 
 
 def test_a_video_that_vanishes(folder, tmp_path):
-  import shutil
-
   copy = shutil.copytree(folder, tmp_path / 'copy')
   dataset = open_dataset(copy, 'train', TASKS)
   (copy / 'run.mp4').unlink()

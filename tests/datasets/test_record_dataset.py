@@ -1,4 +1,5 @@
 import pickle
+import zlib
 
 import cv2
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import simplejpeg
 import tensorflow as tf
 
-from datasets import manifest, records
+from datasets import index, manifest, records
 from datasets.record_dataset import RecordDataset, decode_frames
 from errors import DataError
 from tests.datasets.conftest import make_frames
@@ -95,4 +96,26 @@ def test_which_examples_are_of_one_video(tmp_path):
   train, test = (RecordDataset(tmp_path, split, {}) for split in keys)
   found = [train.identity(row) == test.identity(row) for row in range(4)]
   assert found == [True, False, True, True]
-  assert train.identity(0) == ('0347ZoDXyP0',) and train.identity(3) == (str(tmp_path), 'clip')
+  assert train.identity(0) == ('0347ZoDXyP0',) and train.identity(3)[0] == 'clip'
+  crcs = np.array([zlib.crc32(frame) for frame in make_frames(4, 2)], np.uint32)
+  assert train.identity(3)[1:] == (f'{zlib.crc32(crcs):08x}',)
+
+
+def test_numbered_keys_of_other_frames_are_other_videos_however_the_folder_is_spelt(
+  tmp_path, monkeypatch
+):
+  splits = []
+  for split, first in (('train', 0), ('test', 3)):
+    examples = [
+      records.encode_example(make_frames(first + i, 2), [0], str(i), height=24, width=32, frame_rate=25.0)
+      for i in range(3)
+    ]  # fmt: skip
+    splits.append(records.write_split(tmp_path, split, examples, 1))
+  manifest.write(tmp_path, manifest.create(splits, {'label': (['a'], False)}))
+  train, test = (RecordDataset(tmp_path, split, {}) for split in ('train', 'test'))
+  assert not {train.identity(i) for i in range(3)} & {test.identity(i) for i in range(3)}
+  monkeypatch.chdir(tmp_path.parent)
+  monkeypatch.setattr(index, 'read_spans', None)  # No shard is read for it.
+  for spelt in (tmp_path.name, f'./{tmp_path.name}/', f'{tmp_path}/.'):
+    other = RecordDataset(spelt, 'train', {})
+    assert [other.identity(i) for i in range(3)] == [train.identity(i) for i in range(3)]

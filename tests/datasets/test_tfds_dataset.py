@@ -72,7 +72,7 @@ def test_keys_and_labels(place, dataset):
     labels = dataset.labels(row)
     assert labels['what'] == number % 3 and labels['what'].dtype == np.int32
     assert labels['tags'].tolist() == [float(number % 2 == 0), 1.0]
-    assert dataset.identity(row) == (place, 'train', str(row))
+    assert dataset.identity(row) == (dataset.fingerprint, 'train', str(row))
 
 
 def test_pixels_are_the_files(dataset):

@@ -25,15 +25,30 @@ from datasets import video_id
     ('v_ApplyEyeMakeup_g01_c01.avi', None),
     ('0347ZoDXyP0.txt', None),
     ('', None),
+    ('v_sJFgo9H6zNo_000010_000020.mp4', 'sJFgo9H6zNo'),
+    ('sJFgo9H6zNo_12.5_22.5.mp4', 'sJFgo9H6zNo'),
+    ('v_sJFgo9H6zNo_12.5_22.5.mp4', 'sJFgo9H6zNo'),
+    ('yt-0Bsz3ua8ULM_8.mp4', '0Bsz3ua8ULM'),  # HACS.
+    ('yt-0Bsz3ua8ULM', '0Bsz3ua8ULM'),
+    ('j7_LQ8Kbg4Q_00234.mp4', 'j7_LQ8Kbg4Q'),
+    ('0347ZoDXyP0_95_105', '0347ZoDXyP0'),
+    ('abseiling/0347ZoDXyP0.f137.mp4', '0347ZoDXyP0'),
+    ('0347ZoDXyP0.mp4.webm', '0347ZoDXyP0'),
+    ('BoxingClass_000010_000020', 'BoxingClass'),  # Numbers of six digits are Kinetics' times.
+    ('kitchen_cam_01_05.mp4', None),
+    ('session_001_0001_0250.mp4', None),
+    ('BoxingClass_01_02.mp4', None),
+    ('BoxingClass.mp4', None),
+    ('person01_d1_02_03', None),
+    ('Video_00_04', None),
+    ('Kitchen_A_8', None),
+    ('Cam1_A2_C04', None),
+    ('0347ZoDXyP0_1_2_3', None),
+    ('0347ZoDXyPz_000010_000020', None),
+    ('v_0347ZoDXyPz', None),
+    ('train_00001,0902', None),
+    ('0347ZoDXyP0.f137', None),
   ],
 )
 def test_youtube_ids(key, expected):
   assert video_id.youtube_id(key) == expected
-
-
-@pytest.mark.parametrize(
-  ('key', 'expected'),
-  [('ant/1', True), ('1.JPG', True), ('a.mp4@0-2', True), ('a.b', False), ('train-1', False)],
-)
-def test_paths(key, expected):
-  assert video_id.is_path(key) is expected

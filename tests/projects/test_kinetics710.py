@@ -1,6 +1,8 @@
 """Merging Kinetics-400, -600 and -700: classes, videos, what is dropped, and what is refused."""
 
 import csv
+import dataclasses
+import hashlib
 
 import pytest
 from absl import flags
@@ -8,7 +10,7 @@ from absl.testing import flagsaver
 
 from datasets import annotation_layouts, annotations
 from errors import ConfigError, DataError
-from projects.uniformerv2 import kinetics710, kinetics_lists, label_table, merging
+from projects.uniformerv2 import kinetics710, kinetics_lists, label_table, merging, merging_files
 from train_lib import label_map
 
 # UniFormerV2, appendix F: 8 and 2 labels are in Kinetics-400 and Kinetics-600 alone.
@@ -87,6 +89,19 @@ def test_the_official_lists_give_710_classes():
   assert set.union(*aligned.values()) == set(table.labels)
   assert aligned['k400'] - aligned['k600'] - aligned['k700'] == ONLY_K400
   assert aligned['k600'] - aligned['k400'] - aligned['k700'] == ONLY_K600
+
+
+@pytest.mark.parametrize(
+  ('name', 'expected'),
+  [
+    ('k400', 'a8dafb93a1204d4ecfa904f943ce5ee0c62ddeeb1df71aa1f96983fca17d777e'),
+    ('k600', '5d9a560f98fcfed08f6129dd498f97e043edf729efb3c02dd96b482d2970f9c0'),
+    ('k700', 'a34c9fed41f5f9ed56d95b7d0f60ce3af073064691da8dc75dcda06f394af1c9'),
+  ],
+)
+def test_the_official_lists_are_those_published(name, expected):
+  names = sorted(label_table.load().official[name].values())
+  assert hashlib.sha256('\n'.join(names).encode()).hexdigest() == expected
 
 
 def test_the_slips_of_table_20_are_corrected():
@@ -187,6 +202,12 @@ def test_the_lists_are_what_build_records_takes(tmp_path):
       r"2 classes are spelt(.|\n)*'luge' \(k700_train.csv, row 2\) and 'LUGE' \(k700_train.csv, row 4\)"
       r"\n  'barbequing' .* and 'barbecuing'",
     ),
+    (
+      {'k700': [*LISTS['k700'], f'yoga,{video(11)},abc,,train']},
+      r"k700_train.csv, row 4: time_start is 'abc' and time_end '', expected seconds",
+    ),
+    ({'k700': [*LISTS['k700'], f'yoga,{video(11)},10,10.0,train']}, r"row 4: time_start is '10' and"),
+    ({'k700': [*LISTS['k700'], f'yoga,{video(11)},nan,5,val']}, r"k700_val.csv, row 2: time_start is"),
     ({'k600': LISTS['k600'][:-1]}, r"k600: no rows of split \['validation'\]"),
   ],
 )  # fmt: skip
@@ -194,6 +215,31 @@ def test_mistakes_are_named_and_nothing_is_written(tmp_path, changes, message):
   with pytest.raises(DataError, match=message):
     call(tmp_path / 'out', write_lists(tmp_path, **changes))
   assert not (tmp_path / 'out').exists() and not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_a_test_list_needs_no_times(tmp_path):
+  rows = [*LISTS['k400'], f',{video(12)},,,test']
+  call(tmp_path / 'out', write_lists(tmp_path, k400=rows))
+  assert len(ids(tmp_path / 'out' / 'train.csv')) == 5
+
+
+def test_lists_that_would_not_be_apart_are_not_written(tmp_path):
+  paths = write_lists(tmp_path)
+  clips = [clip for name in LISTS for clip in kinetics_lists.read(name, paths[name])]
+  tested = next(clip for clip in clips if (clip.youtube_id, clip.split) == (video(3), 'train'))
+  merged = merging.merge(clips)
+  # As if the merge had not known the test list.
+  own = dict(merged.own_train, k400=[*merged.own_train['k400'], tested])
+  held_out = {name: clip for name, clip in merged.held_out.items() if name != video(3)}
+  careless = dataclasses.replace(merged, own_train=own, held_out=held_out)
+  with pytest.raises(DataError, match=r"'train.csv': 0, 'k400_train.csv': 1, 'k600_train.csv': 0"):
+    merging_files.write(tmp_path / 'out', careless)
+  with pytest.raises(DataError, match='Nothing is left to train on'):
+    merging_files.write(
+      tmp_path / 'out', dataclasses.replace(merged, splits=dict(merged.splits, train=[]))
+    )
+  assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+  assert set(merging_files.write(tmp_path / 'out', merged).values()) == {0}
 
 
 def test_many_mistakes_are_counted(tmp_path):

@@ -11,7 +11,7 @@ from configs.multitrain import trunks
 from configs.vivit import k400_base_fe
 from errors import CheckpointMismatchError, ConfigError
 from projects.multitrain import import_weights, weights
-from train_lib import data, initial
+from train_lib import data, initial, label_map
 from train_lib.experiment import parse
 from train_lib.mesh import make_mesh
 from train_lib.pretrained import load_pretrained
@@ -183,7 +183,9 @@ def test_an_imported_file_starts_a_run(tmp_path, capsys):
   files = {'checkpoint': f'{tmp_path}/official.npz', 'out': str(path)}
   printed = command(capsys, ['kinetics=kinetics400'], **files)
   counts = f'trunk {trunk:,}, heads 134, objective 88'
-  assert printed == f'{path}: {trunk + 134 + 88:,} parameters ({counts}).\n'
+  assert printed == (
+    f'{path}: {trunk + 134 + 88:,} parameters ({counts}).\n{label_map.unnamed(str(path))}\n'
+  )
   program = small_program(tmp_path)
   assert program.position_grid == (4, 8, 8)
   params, report = load_pretrained(

@@ -20,7 +20,7 @@ from projects.tubevit.tokenising import TubeEmbedding, resized
 from projects.tubevit.tubes import Tube
 from projects.tubevit.tubevit import TubeViT
 from tests.projects.test_tubevit_parity import public
-from train_lib import data, initial
+from train_lib import data, initial, label_map
 from train_lib.experiment import parse
 from train_lib.mesh import make_mesh
 from train_lib.pretrained import InitFromConfig, load_pretrained
@@ -237,8 +237,8 @@ def test_an_imported_file_starts_a_run(tmp_path, capsys):
   with flagsaver.flagsaver(checkpoint=f'{tmp_path}/public.npz', out=str(path), num_heads=4):
     import_weights.main()
   trunk = sum(x.size for n, x in state.items() if not n.startswith(('heads.', 'pos_')))
-  assert (
-    capsys.readouterr().out == f'{path}: {trunk + 343:,} parameters (trunk {trunk:,}, heads 343).\n'
+  assert capsys.readouterr().out == (
+    f'{path}: {trunk + 343:,} parameters (trunk {trunk:,}, heads 343).\n{label_map.unnamed(str(path))}\n'
   )
   program = public_program(path, config)
   assert program.position_grid is None

@@ -14,6 +14,7 @@ from models.heads import LinearHead
 from models.video_model import VideoModel
 from projects.uniformerv2 import import_weights, weights
 from tests.projects.test_uniformerv2_parity import arrays_of, trunk_of
+from train_lib import label_map
 from train_lib.pretrained import InitFromConfig, load_pretrained
 from train_lib.pretrained_layouts import canonicalise
 from train_lib.weight_files import read_arrays
@@ -147,6 +148,7 @@ def test_the_command_writes_what_it_converts(tmp_path, capsys):
   counts = f'trunk {parameters - head:,}, heads {head}'
   assert capsys.readouterr().out == (
     f'{path}: {parameters:,} parameters ({counts}), {statistics:,} running statistics.\n'
+    f'{label_map.unnamed(str(path))}\n'
   )
   written, expected = read_arrays(str(path)), convert(state())
   assert written.keys() == expected.keys()

@@ -47,7 +47,7 @@ def test_rows_by_name_exact_then_plain_then_synonym():
   assert len(result) == 2
   assert str(rows) == (
     'heads_new: 3 of 4 rows of heads_old by name (1 but for case and symbols, 1 exact, 1 by synonym); '
-    "not used: 1, 'Sit_down'"
+    "not exact: 'dogs walk' <- \"dog's walk\", 'jog' <- 'run'; not used: 1, 'Sit_down'"
   )
 
 
@@ -93,6 +93,77 @@ def test_names_without_a_row_are_all_listed():
   # Two rows there of one plain name: it is not known which is meant.
   with pytest.raises(CheckpointMismatchError, match=r"'RUN'"):
     mapped({'new': ['RUN', 'b', 'c', 'd']}, stored={'old': ['run', 'Run', 'b', 'c']})
+
+
+def test_names_that_several_rows_have():
+  stored = {'old': ['run', 'Run', 'x', 'y', 'x']}
+  arrays = head(classes=5)
+  with pytest.raises(CheckpointMismatchError) as error:
+    mapped({'new': ['RUN', 'x', 'y']}, stored=stored, arrays=arrays)
+  assert '0 classes have no row by name, 2 have several, 0 rows would serve' in str(error.value)
+  assert (
+    "\n  ? 'RUN': several rows have this name (but for case and symbols): ['run', 'Run']"
+    "\n  ? 'x': several rows have this name (exact): ['x', 'x']\n"
+  ) in str(error.value)
+  with pytest.raises(
+    CheckpointMismatchError, match=r"'jog': several .* \(by synonym\): \['run', 'wave'\]"
+  ):
+    mapped({'new': ['jog']}, [('jog', 'wave'), ('run', 'jog')])
+  # Two names of one row are no question.
+  assert mapped({'new': ['jog']}, [('jog', 'run'), ('jog', 'RUN')])[1][0].indices == (0,)
+
+
+def test_names_of_symbols_are_not_alike():
+  arrays, stored = head(classes=2), {'old': ['+', '👍']}
+  (rows,) = mapped({'new': ['👍', '+']}, stored=stored, arrays=arrays)[1]
+  assert rows.counts == {'exact': 2} and not rows.inexact
+  with pytest.raises(CheckpointMismatchError, match=r"- '-'\n  - '👎'\n"):
+    mapped({'new': ['-', '👎']}, stored=stored, arrays=arrays)
+  (rows,) = mapped({'new': ['1']}, stored={'old': ['-1', '👍']}, arrays=arrays)[1]
+  assert "; not exact: '1' <- '-1';" in str(rows)
+
+
+def test_many_inexact_pairs_are_shown_in_part():
+  names = [f'class {i}' for i in range(7)]
+  (rows,) = mapped(
+    {'new': names}, stored={'old': [name.upper() for name in names]}, arrays=head(classes=7)
+  )[1]
+  assert str(rows).endswith("'class 4' <- 'CLASS 4' ...")
+
+
+def test_a_head_that_may_be_new_beside_those_of_one_head():
+  arrays = {**head('k710', 3), 'objective/sigma': np.zeros(3)}
+  wanted, stored = {'k400': ['b', 'a'], 'ssv2': ['p', 'q', 'r']}, {'k710': ['a', 'b', 'c']}
+  with pytest.raises(CheckpointMismatchError, match=r"allow_new=\('heads_ssv2/\*',\)"):
+    label_map.map_heads(arrays, stored, wanted, [], 'there')
+  result, rows = label_map.map_heads(arrays, stored, wanted, [], 'there', optional=['ssv2'])
+  assert [found.task for found in rows] == ['k400']
+  assert result.keys() == {f'heads_k400/output_projection/{leaf}' for leaf in ('kernel', 'bias')}
+  # Where it has the classes, it takes their rows.
+  both = wanted | {'ssv2': ['c']}
+  rows = label_map.map_heads(arrays, stored, both, [], 'there', optional=['ssv2'])[1]
+  assert [found.indices for found in rows] == [(1, 0), (2,)]
+
+
+@pytest.mark.parametrize('own', ['new', ''])
+def test_a_head_that_stays_new_is_not_filled_by_position(own):
+  arrays = head('new') if own else {p.removeprefix('heads_new/'): a for p, a in head('new').items()}
+  result, rows = label_map.map_heads(
+    {**arrays, 'cls': np.ones(1)}, {own: NAMES}, {'new': list('abcd')}, [], 'there', ['new']
+  )
+  assert result.keys() == {'cls'} and not rows
+
+
+def test_one_named_head_of_two_fills_no_other():
+  arrays = {**head('k400', 2), **head('k600', 3)}
+  with pytest.raises(
+    CheckpointMismatchError,
+    match=r"no task 'k600'; it has \['k400'\], and heads without class names: \['k600'\]",
+  ):
+    label_map.map_heads(arrays, {'k400': ['a', 'b']}, {'k600': ['b', 'a']}, [], 'there')
+  result, _ = label_map.map_heads(arrays, {'k400': ['a', 'b']}, {'k400': ['b', 'a']}, [], 'there')
+  assert result['heads_k400/output_projection/bias'].tolist() == [1, 0]
+  assert result['heads_k600/output_projection/bias'].tolist() == [0, 1, 2]
 
 
 def test_names_must_be_as_many_as_rows():
@@ -200,29 +271,58 @@ def test_synonyms_of_the_config(run_of, tiny_config, build, tmp_path, capsys):
   assert '(7 exact, 1 by synonym)' in capsys.readouterr().out
 
 
+def test_a_head_that_the_config_lets_be_new(run_of, tiny_config, build, capsys):
+  names, save = run_of
+  _, path = save([f'other {name}' for name in names])
+  tiny_config.init_from.update({'path': str(path), 'load_head': True})
+  with pytest.raises(CheckpointMismatchError, match=r"allow_new=\('heads_motion/\*',\)"):
+    initial.read_weights(build(tiny_config)[0])
+  tiny_config.init_from.allow_new = ('heads_motion/*',)
+  weights = initial.read_weights(build(tiny_config)[0])
+  assert not [name for name in weights if name.startswith('heads_')]
+  assert 'by name' not in capsys.readouterr().out
+
+
+def test_a_file_that_does_not_name_its_classes(run_of, tiny_config, build, tmp_path, capsys):
+  names, save = run_of
+  _, path = save(names)
+  path = tmp_path / 'plain.npz'
+  arrays = weight_files.flatten(checkpoint.load_params(str(tmp_path / 'run'))[0])
+  params_file.write_arrays(path, arrays)
+  tiny_config.init_from.path = str(path)
+  initial.read_weights(build(tiny_config)[0])
+  assert 'names' not in capsys.readouterr().out  # The head is not loaded.
+  tiny_config.init_from.load_head = True
+  initial.read_weights(build(tiny_config)[0])
+  assert capsys.readouterr().out.endswith(
+    f'{path} does not name its classes: rows are taken in the order they have. If scores are at '
+    'chance, import it with --class_names=FILE.\n'
+  )
+
+
 @pytest.fixture
 def imported(tmp_path):
-  """A function that imports a head of two classes with --class_names; returns the file."""
+  """A function that imports heads of two classes with --class_names; returns the file."""
 
-  def call(names, given='{}', task=''):
-    head = f'heads_{task}/output_projection/bias' if task else 'output_projection/bias'
-    (tmp_path / 'classes.txt').write_text('\n'.join(names))
+  def call(names, *given, task='', also=(), file='classes.txt'):
+    heads = [f'heads_{t}/output_projection/bias' if t else 'output_projection/bias' for t in (task, *also)]  # fmt: skip
+    (tmp_path / file).write_text('\n'.join(names))
     np.savez(tmp_path / 'official.npz', fc=np.zeros(2, np.float32))
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(
       checkpoint=str(tmp_path / 'official.npz'),
       out=str(tmp_path / 'ours.npz'),
-      class_names=[given.format(tmp_path / 'classes.txt')],
+      class_names=[one.format(tmp_path / file) for one in given],
     ):
-      import_weights.convert(lambda arrays: {head: arrays['fc']})
+      import_weights.convert(lambda arrays: dict.fromkeys(heads, arrays['fc']))
     return str(tmp_path / 'ours.npz')
 
   return call
 
 
 def test_imported_weights_carry_their_class_names(imported):
-  assert params_file.read_meta(imported(['b', 'a'])) == {'class_names': {'': ['b', 'a']}}
+  assert params_file.read_meta(imported(['b', 'a'], '{}')) == {'class_names': {'': ['b', 'a']}}
   path = imported(['b', 'a'], 'k710={}', task='k710')
   assert params_file.read_meta(path) == {'class_names': {'k710': ['b', 'a']}}
   result, _ = mapped({'new': ['a']}, stored={'': ['b', 'a']}, arrays={'output_projection/bias': np.arange(2)})  # fmt: skip
@@ -233,6 +333,31 @@ def test_imported_weights_carry_their_class_names(imported):
 
 def test_class_names_that_do_not_belong_to_the_weights(imported):
   with pytest.raises(ConfigError, match='has 3 names, but the head 2 classes'):
-    imported(['a', 'b', 'c'])
+    imported(['a', 'b', 'c'], '{}')
   with pytest.raises(ConfigError, match=r"no heads_k400/output_projection/bias; .*\['output_proj"):
     imported(['a', 'b'], 'k400={}')
+  with pytest.raises(ConfigError, match=r"of \['k400'\], but not of \['heads_k600/out"):
+    imported(['a', 'b'], 'k400={}', task='k400', also=['k600'])
+  with pytest.raises(ConfigError, match=r'k400=.*: the head has class names already'):
+    imported(['a', 'b'], 'k400={}', 'k400={}', task='k400')
+  with pytest.raises(ConfigError, match=r"do not: \[\['run', 'Run!'\]\]. Change"):
+    imported(['run', 'Run!'], '{}')
+  with pytest.raises(DataError, match=r"class names repeat: \['run'\]"):
+    imported(['run', 'run'], '{}')
+
+
+def test_a_file_name_may_hold_an_equals_sign(imported):
+  for given, task in (('{}', ''), ('k400={}', 'k400')):
+    path = imported(['b', 'a'], given, task=task, file='c=5.txt')
+    assert params_file.read_meta(path) == {'class_names': {task: ['b', 'a']}}
+
+
+def test_import_without_class_names_says_so(imported, capsys):
+  path = imported(['b', 'a'])
+  assert capsys.readouterr().out == (
+    f'{path}: 2 parameters (heads 2).\n{path} does not name its classes: rows are taken in the order '
+    'they have. If scores are at chance, import it with --class_names=FILE.\n'
+  )
+  assert params_file.read_meta(path) is None
+  imported(['b', 'a'], '{}')
+  assert 'does not name' not in capsys.readouterr().out
