@@ -461,12 +461,14 @@ def _check_same_leaves(stored: PyTree, wanted: PyTree, where: Path) -> None:
     if old[path] != new[path]
   ]
   if lines:
+    only_optimiser = all(line[2:].startswith('opt_state/') for line in lines)
+    hint = 'Its `optimizer.rule` or `optimizer.frozen` is another. ' if only_optimiser else ''
     raise CheckpointMismatchError(
       f'{where} does not fit this experiment (- only in the model, + only in the checkpoint, '
       '! another shape):\n  '
       + '\n  '.join(_capped(lines))
-      + '\nResume with the config the run was '
-      'started with, or start a fresh workdir with `init_from`.'
+      + f'\n{hint}Resume with the config the run was started with, or start a fresh workdir with '
+      '`init_from`.'
     )
 
 

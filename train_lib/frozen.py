@@ -44,7 +44,7 @@ def split(params: PyTree, patterns: tuple[str, ...]) -> tuple[PyTree, PyTree]:
     if not any(map(matcher((pattern,), 'optimizer.frozen'), flat)):
       raise ConfigError(
         f'`optimizer.frozen`: {pattern!r} matches no parameter. There are {sorted(flat)[:3]} and '
-        f'{len(flat) - 3} more; `--mode=init` prints them all. Correct or remove the pattern.'
+        f'{len(flat) - 3} more; without it, `--mode=init` prints them all. Correct or remove the pattern.'
       )
   matches = matcher(patterns, 'optimizer.frozen')
   trainable = {path: leaf for path, leaf in flat.items() if not matches(path)}

@@ -10,10 +10,13 @@ from datasets.class_names import normalise_class_name
 from errors import ConfigError
 from train_lib import label_map, params_file
 from train_lib.state import OBJECTIVE, STATISTICS
-from train_lib.weight_files import Arrays, read_arrays
+from train_lib.weight_files import TORCH_SUFFIXES, Arrays, read_arrays
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', '', 'State dict by official names: .npz, .safetensors or .pth.', allow_override=True
+  'checkpoint',
+  '',
+  f'State dict by official names: .npz, .safetensors or with torch {", ".join(TORCH_SUFFIXES)}.',
+  allow_override=True,
 )
 _OUT = flags.DEFINE_string('out', '', 'The .npz to write.', allow_override=True)
 _CLASS_NAMES = flags.DEFINE_multi_string(
@@ -44,7 +47,7 @@ def convert(from_official: Callable[[Arrays], Arrays]) -> None:
       raise ConfigError(f'{name} is missing: name a file.')
   if not Path(_CHECKPOINT.value).is_file():
     raise ConfigError(f'--checkpoint={_CHECKPOINT.value}: there is no such file.')
-  arrays = from_official(read_arrays(_CHECKPOINT.value))
+  arrays = from_official(read_arrays(_CHECKPOINT.value, '--checkpoint'))
   names = _class_names(arrays)
   params_file.write_arrays(Path(_OUT.value), arrays, {'class_names': names} if names else None)
   sizes = {'trunk': 0, 'heads': 0, 'objective': 0, STATISTICS: 0}

@@ -1,5 +1,6 @@
 """The state a fresh run starts from: random, then filled from `init_from`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import jax
 
 from errors import CheckpointMismatchError
 from train_lib import checkpoint, label_map, params_file, preprocessing, weight_files
+from train_lib.config_changes import config_changes, describe
 from train_lib.console import say
+from train_lib.experiment import Experiment
 from train_lib.pretrained import load_pretrained, matches
 from train_lib.program import Program
 from train_lib.state import TrainState
@@ -45,6 +48,8 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
     weights, rows = _heads_by_name(program, weights, meta['class_names'])
   if meta is not None and 'preprocessing' in meta:  # Imported weights come without.
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
+  if meta is not None and 'config' in meta:
+    _say_trunk_changes(meta['config']['trunk'], program.experiment)
   _, report = _fill(program, program.abstract_state, weights)
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
   if whole and random:
@@ -59,6 +64,15 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   ):
     say(label_map.unnamed(config.path))
   return weights
+
+
+def _say_trunk_changes(stored: Mapping[str, Any], experiment: Experiment) -> None:
+  """Prints which settings of the trunk are not the other run's: not all of them show in its arrays."""
+  trunk = experiment.trunk
+  now = json.loads(json.dumps({'name': trunk.name, **trunk.arguments}))  # Tuples are lists there.
+  if changes := config_changes({'trunk': stored}, {'trunk': now}):
+    lines = [f'The trunk differs from that of {experiment.init_from.path}:', *describe(changes)]
+    say('\n  '.join(lines))
 
 
 def _heads_by_name(

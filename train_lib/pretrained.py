@@ -17,7 +17,7 @@ from errors import CheckpointMismatchError, ConfigError
 from models import interpolation
 from train_lib import pretrained_fit as fit
 from train_lib import weight_files
-from train_lib.pretrained_hints import contradictions
+from train_lib.pretrained_hints import contradictions, heads_note
 from train_lib.pretrained_layouts import Source, canonicalise
 from train_lib.pretrained_report import LoadReport, Row
 from train_lib.pretrained_vit import POSITIONS, UNUSED
@@ -38,7 +38,6 @@ _VIDEO_ONLY = (
   'trunk/global_*',
   'trunk/query',
   'trunk/fusion*',
-  'trunk/temporal_*',
   'trunk/*encoderblock_*/local_*',
   'trunk/*encoderblock_*/temporal_*',
 )
@@ -135,19 +134,22 @@ def load_pretrained(
   else:
     arrays = weight_files.flatten(source)
   targets = flax.traverse_util.flatten_dict(flax.core.meta.unbox(dict(params)), sep='/')
-  checkpoint = canonicalise(arrays, _num_heads(targets), name)
+  heads, channels = _heads(targets)
+  checkpoint = canonicalise(arrays, heads, name)
   plan = _Plan(targets, checkpoint, tuple(grid or ()), options)
   results = plan.fill()
   plan.check()
   rows = tuple(plan.rows) + tuple(plan.skipped())
   filled = flax.traverse_util.unflatten_dict({**targets, **results}, sep='/')
-  return filled, LoadReport(name, checkpoint.layout, rows)
+  notes = () if checkpoint.has_heads else heads_note(heads, channels)
+  return filled, LoadReport(name, checkpoint.layout, rows, notes)
 
 
-def _num_heads(targets: Mapping[str, Any]) -> int:
+def _heads(targets: Mapping[str, Any]) -> tuple[int, int]:
+  """The number of heads, and the channels of one."""
   for path, leaf in sorted(targets.items()):
     if path.startswith('trunk/') and path.endswith('/query/kernel'):
-      return int(leaf.shape[1])
+      return leaf.shape[1], leaf.shape[2]
   raise CheckpointMismatchError(
     "The model has no '.../query/kernel' under 'trunk/': only transformer trunks can be filled; "
     f'found {sorted(targets)[:5]}.'
@@ -337,7 +339,11 @@ class _Plan:
     if mode == 'copy':
       return array, ''
     target, repeats = self._target_sizes(path)
-    source_has_class = any(re.fullmatch(r'cls(_\w+)?', name) for name in self.checkpoint.arrays)
+    # A table of some axes alone, `posembed_time`, has no row for a class token.
+    of_tokens = '/posembed_input/' in path
+    source_has_class = of_tokens and any(
+      re.fullmatch(r'cls(_\w+)?', name) for name in self.checkpoint.arrays
+    )
     table = array[0, int(source_has_class) :]  # [rows, C]
     source = self._source_sizes(path, len(table), target)
     how = []
@@ -357,7 +363,7 @@ class _Plan:
         )
       how.append(f'tile x{repeats}')
     table = np.tile(table.reshape(-1, table.shape[-1]), (repeats, 1))
-    if self.target_has_class:
+    if of_tokens and self.target_has_class:
       row = array[0, :1] if source_has_class else self._own_class_row(leaf)
       table = np.concatenate([row, table])
     return table[None], ', '.join(how)

@@ -7,6 +7,7 @@ from typing import Any
 from train_lib.pretrained_fit import by
 
 _BLOCK = re.compile(r'(?:trunk/)?(?:Spatial)?Transformer/encoderblock_(\d+)/.*')
+_CLASS = re.compile(r'cls(_\w+)?')
 
 _THERE = ', in a trunk that has this setting, such as that of UniFormerV2'
 
@@ -21,9 +22,14 @@ def contradictions(targets: Mapping[str, Any], arrays: Mapping[str, Any]) -> Ite
   mine, theirs = _width(targets), _width(arrays)
   if None not in (mine, theirs) and mine != theirs:
     yield f'The model is {mine} wide, the checkpoint {theirs}: set `trunk.hidden_size`.'
-  depth, stored = _depth(targets), _depth(arrays)
-  if depth and stored and depth != stored:
-    yield f'The model has {depth} blocks, the checkpoint {stored}: set `trunk.num_layers`.'
+  blocks, stored = _blocks(targets), _blocks(arrays)
+  absent = sorted(set(range(max(stored, default=0))) - stored)
+  if absent and stored:
+    yield f'The checkpoint lacks the blocks {absent} of {max(stored) + 1}: it is not whole.'
+  elif blocks and stored and blocks != stored:
+    yield (
+      f'The model has {len(blocks)} blocks, the checkpoint {len(stored)}: set `trunk.num_layers`.'
+    )
   kernel, patch = targets.get('trunk/embedding/kernel'), arrays.get('embedding/kernel')
   if kernel is not None and patch is not None and kernel.shape[-4:-2] != patch.shape[-4:-2]:
     yield (
@@ -32,6 +38,26 @@ def contradictions(targets: Mapping[str, Any], arrays: Mapping[str, Any]) -> Ite
     )
   yield from _switch(targets, arrays, 'pre_norm/scale', 'pre_norm', 'a norm before its blocks')
   yield from _switch(targets, arrays, 'embedding/bias', 'patch_bias', 'a bias of its patches')
+  for path in ('trunk/cls', 'trunk/cls_SpatialTransformer'):
+    if path in targets and 'embedding/kernel' in arrays and not any(map(_CLASS.fullmatch, arrays)):
+      yield (
+        f'The model has a class token, the checkpoint none: let it begin as the model has it with '
+        f'`init_from.allow_new=({path!r},)`.'
+      )
+
+
+def heads_note(heads: int, channels: int) -> tuple[str, ...]:
+  """What to know of a file that does not tell the number of heads: nothing, or a line.
+
+  Args:
+    heads, channels: of each, of the model.
+  """
+  if channels == 64:
+    return ()
+  return (
+    f'The file does not tell the number of heads; the model has {heads} of {channels} channels. '
+    'Published ViTs have 64 each (H 80, g 88, G 104): see `trunk.num_heads`.',
+  )
 
 
 def _switch(
@@ -53,5 +79,5 @@ def _width(leaves: Mapping[str, Any]) -> int | None:
   return None
 
 
-def _depth(leaves: Mapping[str, Any]) -> int:
-  return len({found[1] for path in leaves if (found := _BLOCK.fullmatch(path))})
+def _blocks(leaves: Mapping[str, Any]) -> set[int]:
+  return {int(found[1]) for path in leaves if (found := _BLOCK.fullmatch(path))}

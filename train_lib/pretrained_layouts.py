@@ -32,10 +32,11 @@ _CONTAINERS = (
   'state_dict/',
   'params/',
   'model/',
+  'model_state/',
   'teacher/',
   'student/',
 )
-# What these trunks cannot compute, by the names that give it away.
+# What these trunks cannot compute, or not by these names, by the names that give it away.
 _REFUSED = (
   (
     r'(^|\.)(rel_pos_bias|relative_position_bias)\.|relative_position_bias_table$',
@@ -53,6 +54,13 @@ _REFUSED = (
     'they are further tokens that all others attend to (registers), which these trunks do not have. '
     'Use a checkpoint without them',
   ),
+  (
+    # Its `dpe` and `dec` are global blocks; without them it would pass for CLIP's ViT.
+    r'(^|\.)transformer\.(temporal_cls_token$|(dec|dpe)\.\d+\.)',
+    'they are of a released UniFormerV2, in its own names. Convert the file with '
+    '`python -m projects.uniformerv2.import_weights --checkpoint=FILE --out=uniformerv2.npz`, and name '
+    'what that writes',
+  ),
 )
 
 
@@ -65,6 +73,7 @@ class Source:
     layout: which of the known layouts it had.
     arrays: canonical path -> array; keys the layout does not know are kept as they were.
     is_video: the checkpoint is a ViViT (its tubelet kernel has a time axis), not an image ViT.
+    has_heads: its arrays tell the number of heads; PyTorch's do not, and are divided as the model's.
     notes: canonical path -> what was done to an array besides renaming and transposing.
   """
 
@@ -72,6 +81,7 @@ class Source:
   layout: str
   arrays: Arrays
   is_video: bool
+  has_heads: bool
   notes: Mapping[str, str]
 
 
@@ -97,7 +107,8 @@ def canonicalise(arrays: Arrays, num_heads: int, name: str = 'arrays') -> Source
         'SpatialTransformer/' in key or (key.endswith('kernel') and array.ndim == 5)
         for key, array in canonical.items()
       )
-      return Source(name, f'{layout}{network}', canonical, is_video, notes)
+      has_heads = convert not in _OF_PYTORCH
+      return Source(name, f'{layout}{network}', canonical, is_video, has_heads, notes)
   known = ', '.join(layout for layout, _, _ in _LAYOUTS)
   raise CheckpointMismatchError(
     f'{name}: unknown layout; it has {len(arrays)} keys, e.g. {sorted(arrays)[:8]}. Known layouts: '
@@ -167,6 +178,7 @@ def _ends(ending: str) -> Callable[[set[str]], bool]:
   return lambda keys: any(key.endswith(ending) for key in keys)
 
 
+_OF_PYTORCH = (from_timm, from_clip, from_hugging_face_clip, from_hugging_face)
 _LAYOUTS: tuple[tuple[str, Callable[[set[str]], bool], Callable[[Arrays, int], Arrays]], ...] = (
   (
     'big_vision',

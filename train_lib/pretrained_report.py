@@ -34,11 +34,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-  """One `Row` per model leaf, then one per unused leaf of the file; `str` is a table of groups."""
+  """One `Row` per model leaf, then one per unused leaf of the file; `str` is a table of groups.
+
+  Attributes:
+    notes: what else people should know, a line each.
+  """
 
   source: str
   layout: str
   rows: tuple[Row, ...]
+  notes: tuple[str, ...] = ()
 
   def count(self, *statuses: str) -> int:
     """Number of entries of leaves, parameters and statistics, whose row has one of `statuses`."""
@@ -66,7 +71,9 @@ class LoadReport:
     table = [
       '  '.join([*(x.ljust(w) for x, w in zip(line, widths)), line[5]]).rstrip() for line in lines
     ]
-    return '\n'.join([f'{self.source} (layout: {self.layout})', *table, self._totals()])
+    return '\n'.join(
+      [f'{self.source} (layout: {self.layout})', *table, self._totals(), *self.notes]
+    )
 
   def _totals(self) -> str:
     sizes = dict.fromkeys(('loaded', 'resized', 'inflated', 'new', 'skipped'), 0)

@@ -35,6 +35,7 @@ _TIMM_STEMS = (
   (_TIMM_BLOCK + r'(?:ls2\.gamma|gamma_2)', _BLOCK + GAMMAS[1]),
   (r'norm', 'Transformer/encoder_norm'),
   (r'fc_norm', 'fc_norm'),
+  (r'pre_logits\.fc', 'pre_logits'),
   (r'head', 'output_projection'),
 )
 # Of pretraining: MAE's decoder, DINO's projection head.
@@ -147,8 +148,9 @@ def from_clip(arrays: Arrays, num_heads: int) -> Arrays:
 
 
 def from_hugging_face_clip(arrays: Arrays, num_heads: int) -> Arrays:
-  """Hugging Face's CLIP: the vision model, alone or beside the text model."""
+  """Hugging Face's CLIP: the vision model, alone or beside the text model, also below `clip.`."""
   renames = (
+    (r'^clip\.', ''),
     (r'^(text_(?:model|projection)\.|logit_scale$)', rf'{UNUSED}/text_tower/\1'),
     (r'^vision_model\.', ''),
     (r'\bposition_embedding\.weight$', 'position_embedding'),

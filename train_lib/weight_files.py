@@ -19,7 +19,7 @@ from errors import CheckpointMismatchError
 
 Arrays = dict[str, np.ndarray]
 
-TORCH_SUFFIXES = ('.pt', '.pth', '.bin')
+TORCH_SUFFIXES = ('.pt', '.pth', '.pyth', '.bin')
 _SAFETENSORS_DTYPES: dict[str, Any] = {
   'F64': np.float64,
   'F32': np.float32,
@@ -36,7 +36,8 @@ _CONVERT = """\
   import torch
   from safetensors.torch import save_file
   arrays = {load}
-  arrays = next((arrays[k] for k in ('model', 'state_dict', 'teacher') if k in arrays), arrays)
+  keys = ('model', 'model_state', 'state_dict', 'teacher')
+  arrays = next((arrays[k] for k in keys if k in arrays), arrays)
   arrays = {{k: v.detach().clone().contiguous() for k, v in arrays.items() if torch.is_tensor(v)}}
   save_file(arrays, 'weights.safetensors')"""
 
@@ -55,13 +56,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> Arrays:
   return flat
 
 
-def read_arrays(path: str) -> Arrays:
+def read_arrays(path: str, given: str = 'init_from.path') -> Arrays:
   """Reads a file from any filesystem.
 
   Args:
-    path: `.npz`, `.safetensors`, a PyTorch checkpoint (`.pt`, `.pth`, `.bin`; needs torch, which
-      the extra `torch` installs, and runs no code of the file), or a Flax msgpack checkpoint (any
-      other suffix).
+    path: `.npz`, `.safetensors`, a PyTorch checkpoint (`.pt`, `.pth`, `.pyth`, `.bin`; needs torch,
+      which the extra `torch` installs, and runs no code of the file), or a Flax msgpack checkpoint
+      (any other suffix).
+    given: What the user named it by, a setting or a flag, for messages.
 
   Returns:
     Name -> array; containers inside the file are joined to the names with `/`.
@@ -70,15 +72,16 @@ def read_arrays(path: str) -> Arrays:
     CheckpointMismatchError: The file is missing or cannot be read as its suffix says, torch is
       needed and not installed, or the file holds more than tensors.
   """
+  where = f'{given}={path!r}'
   file = epath.Path(path)
   if not path or not file.is_file():
     raise CheckpointMismatchError(
-      f'init_from.path={path!r}: there is no such file; download the checkpoint or correct the path.'
+      f'{where}: there is no such file; download the checkpoint or correct the path.'
     )
   data = file.read_bytes()
   try:
     if file.suffix in TORCH_SUFFIXES:
-      return _read_torch(data, path)
+      return _read_torch(data, path, where)
     if file.suffix == '.npz':
       with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return flatten({key: archive[key] for key in archive.files if not key.startswith('__')})
@@ -87,7 +90,7 @@ def read_arrays(path: str) -> Arrays:
     return flatten(serialization.msgpack_restore(data))
   except (ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
     raise CheckpointMismatchError(
-      f'init_from.path={path!r} cannot be read ({error}); expected .npz, .safetensors, .pt, .pth or '
+      f'{where} cannot be read ({error}); expected .npz, .safetensors, {", ".join(TORCH_SUFFIXES)} or '
       'a Flax msgpack checkpoint, whole.'
     ) from error
 
@@ -104,12 +107,12 @@ def _parse_safetensors(data: bytes) -> Arrays:
   return arrays
 
 
-def _read_torch(data: bytes, path: str) -> Arrays:
+def _read_torch(data: bytes, path: str, where: str) -> Arrays:
   """Tensors of a pickled checkpoint; nothing but tensors and plain containers is unpickled."""
   if _is_torchscript(data):
     load = f"torch.jit.load({path!r}, map_location='cpu').state_dict()"
     raise CheckpointMismatchError(
-      f'init_from.path={path!r} is a TorchScript archive (as OpenAI publishes CLIP): it holds a '
+      f'{where} is a TorchScript archive (as OpenAI publishes CLIP): it holds a '
       'program, which is not run here. Convert it, where torch and safetensors are installed:\n'
       + _CONVERT.format(load=load)
     )
@@ -118,7 +121,7 @@ def _read_torch(data: bytes, path: str) -> Arrays:
     torch = importlib.import_module('torch')
   except ImportError as error:
     raise CheckpointMismatchError(
-      f'init_from.path={path!r} is a PyTorch checkpoint, and torch is not installed. Install it '
+      f'{where} is a PyTorch checkpoint, and torch is not installed. Install it '
       "(`pip install 'tubelet[torch]'`), or convert the file where it is:\n"
       + _CONVERT.format(load=load)
     ) from error
@@ -128,14 +131,14 @@ def _read_torch(data: bytes, path: str) -> Arrays:
       loaded = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
   except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
     raise CheckpointMismatchError(
-      f'init_from.path={path!r} cannot be read with `weights_only=True`: {_reason(error)}. It is cut '
+      f'{where} cannot be read with `weights_only=True`: {_reason(error)}. It is cut '
       'short, or holds more than tensors, which could be any code. If it is whole and you trust it, '
       'convert it with `weights_only=False`:\n'
       + _CONVERT.format(load=load.replace('True', 'False'))
     ) from error
   if not isinstance(loaded, Mapping):
     raise CheckpointMismatchError(
-      f'init_from.path={path!r} holds a {type(loaded).__name__}; expected a state dict.'
+      f'{where} holds a {type(loaded).__name__}; expected a state dict.'
     )
   return flatten(_tensors_only(torch, loaded))
 

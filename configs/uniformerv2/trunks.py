@@ -21,8 +21,9 @@ SIZES = {
 # blocks are.
 FROZEN = (r'^trunk/(embedding|cls|pre_norm|SpatialTransformer)(/|$)',)
 
-# What other image ViTs have in place of CLIP's layout: timm, DINO, MAE, DeiT III; with gelu='tanh' those of
-# augreg and big_vision in their own files. See docs/pretrained.md.
+# What other image ViTs have in place of CLIP's layout: timm (its ports of augreg too), DINO, MAE, DeiT
+# III. The files of augreg and big_vision themselves were trained with gelu='tanh'. See
+# docs/pretrained.md.
 PLAIN_VIT = {
   'patch_bias': True,
   'pre_norm': False,
@@ -61,7 +62,8 @@ def uniformerv2(size: str, **changes: Any) -> ConfigDict:
       'local_repeats': 1,  # or 2: before attention and after it
       'local_reduction': 1.5,
       'local_dpe': False,
-      'global_layers': 4,  # the last blocks, each followed by a global one
+      'global_layers': 4,  # blocks that a global one follows
+      'global_places': placeholder(tuple),  # these; None: the last
       'global_num_heads': placeholder(int),  # None: as the ViT's
       'global_mlp_dim': placeholder(int),
       'global_dpe': True,

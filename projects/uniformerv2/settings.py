@@ -38,11 +38,11 @@ _READ_BY_GLOBAL_BLOCKS = (
 )
 
 
-def global_places(trunk: Any) -> tuple[int, ...]:
+def followed(trunk: Any) -> tuple[int, ...]:
   """The numbers of the blocks that a global one follows, ascending."""
-  if isinstance(trunk.global_layers, int):
-    return tuple(range(trunk.num_layers - trunk.global_layers, trunk.num_layers))
-  return tuple(trunk.global_layers)
+  if trunk.global_places is not None:
+    return tuple(trunk.global_places)
+  return tuple(range(trunk.num_layers - trunk.global_layers, trunk.num_layers))
 
 
 def check(trunk: Any) -> None:
@@ -67,6 +67,11 @@ def _check_sizes(trunk: Any) -> None:
       f'trunk.local_reduction={trunk.local_reduction}: expected a number above 0, and at most '
       f'trunk.hidden_size={trunk.hidden_size}, which it divides.'
     )
+  if trunk.temporal_module == 'shift' and trunk.hidden_size < 8:
+    raise ConfigError(
+      f"trunk.temporal_module='shift' moves eighths of the channels: expected trunk.hidden_size of at "
+      f'least 8, got {trunk.hidden_size}.'
+    )
   temporal = trunk.temporal_layers
   if temporal is not None and not 1 <= temporal <= trunk.num_layers:
     raise ConfigError(
@@ -79,15 +84,20 @@ def _check_sizes(trunk: Any) -> None:
 
 
 def _check_global(trunk: Any) -> None:
-  blocks, places = range(trunk.num_layers), trunk.global_layers
-  if isinstance(places, int):
-    known = 0 <= places <= len(blocks)
-  else:
-    known = list(places) == sorted(set(places) & set(blocks))
-  if not known:
+  blocks, places = range(trunk.num_layers), trunk.global_places
+  if not 0 <= trunk.global_layers <= len(blocks):
     raise ConfigError(
-      f'trunk.global_layers={trunk.global_layers}: expected how many of the last blocks, 0 to '
-      f'trunk.num_layers={trunk.num_layers}, or the numbers of different blocks, ascending from 0.'
+      f'trunk.global_layers={trunk.global_layers}: expected 0 to trunk.num_layers={len(blocks)}.'
+    )
+  if places is not None and list(places) != sorted(set(places) & set(blocks)):
+    raise ConfigError(
+      f'trunk.global_places={places}: expected the numbers of different blocks, ascending, from 0 to '
+      f'{len(blocks) - 1}, or None: the last trunk.global_layers.'
+    )
+  if places is not None and len(places) != trunk.global_layers:
+    raise ConfigError(
+      f'trunk.global_places={places} with trunk.global_layers={trunk.global_layers}: expected as many '
+      f'blocks; set trunk.global_layers={len(places)}.'
     )
   for field, least in (('global_num_heads', 1), ('global_mlp_dim', 1)):
     value = getattr(trunk, field)
@@ -110,7 +120,7 @@ def _check_read(trunk: Any) -> None:
         f'{trunk.temporal_module!r}. Leave it at its default or change the module.'
       )
   unread = sorted(changed.intersection(_READ_BY_GLOBAL_BLOCKS))
-  if unread and not global_places(trunk):
+  if unread and not followed(trunk):
     raise ConfigError(
       f'trunk.{unread[0]}={getattr(trunk, unread[0])!r}: there are no global blocks, '
       f'trunk.global_layers={trunk.global_layers}. Leave it at its default or set global_layers.'
@@ -122,7 +132,7 @@ def _fields(trunk: Any) -> Any:
 
 
 def _check_output(trunk: Any) -> None:
-  if bool(global_places(trunk)) == (trunk.output == 'class'):
+  if bool(followed(trunk)) == (trunk.output == 'class'):
     raise ConfigError(
       f'trunk.output={trunk.output!r} with trunk.global_layers={trunk.global_layers}: without global '
       "blocks the output is 'class', and with them it is 'fused' or 'global', or they would be idle."

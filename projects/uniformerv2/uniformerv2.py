@@ -12,6 +12,7 @@ from errors import ConfigError
 from models import layers
 from models.attention import dot_product_attention
 from models.features import Features
+from models.layout import split_batch
 from projects.uniformerv2 import settings
 from projects.uniformerv2.blocks import BLOCKS, DynamicPositions, FrameEncoder, LocalMHRA, patches
 from projects.uniformerv2.global_block import GlobalBlock, queries_and_context
@@ -41,7 +42,8 @@ class UniFormerV2(nn.Module):
     local_repeats: 2: a second local MHRA, or adapter, after the attention in each frame (Table 9b).
     local_reduction: the local MHRA or adapter has int(hidden_size // local_reduction) channels.
     local_dpe: a DPE before the local MHRA (Table 9b), zero at first.
-    global_layers: how many of the last blocks a global one follows, or the numbers of the blocks.
+    global_layers: how many blocks a global one follows.
+    global_places: the numbers of these blocks, from 0 and ascending; None: the last.
     global_num_heads, global_mlp_dim: of the global blocks; None: as the ViT's.
     global_dpe: see `GlobalBlock`.
     fusion: 'sequential', 'parallel', 'hierarchical_kv' or 'hierarchical_q' (section 3.3). With
@@ -49,7 +51,8 @@ class UniFormerV2(nn.Module):
       'hierarchical_q' block are as many as blocks, and the last token is their mean: a query does not
       see the others, so that any one of them would leave queries or blocks out.
     num_queries: that each learned query consists of (Table 14). DEVIATION: the paper does not say which
-      becomes the video token; it is their mean.
+      becomes the video token; it is their mean. One is zero at first, as released; several are drawn,
+      as alike they would get the same gradients and stay one.
     output: 'fused', the mean of the frames' class tokens and the video token, weighted by the channel
       (section 3.3); 'global', the video token, as for frozen ViTs; 'class', the former alone.
     position_grid: (nt, nh, nw) that the position tables are for; None = that of the input. If clips
@@ -81,7 +84,8 @@ class UniFormerV2(nn.Module):
   local_repeats: int = 1
   local_reduction: float = 1.5
   local_dpe: bool = False
-  global_layers: int | tuple[int, ...] = 4
+  global_layers: int = 4
+  global_places: tuple[int, ...] | None = None
   global_num_heads: int | None = None
   global_mlp_dim: int | None = None
   global_dpe: bool = True
@@ -118,7 +122,7 @@ class UniFormerV2(nn.Module):
     if self.output != 'global':
       pooled = self._class_token(tokens[:, :, 0], grid, train)
     if self.output != 'class':
-      token = self._video_token([depths[i] for i in settings.global_places(self)], grid, train)
+      token = self._video_token([depths[i] for i in settings.followed(self)], grid, train)
       pooled = token if pooled is None else self._fused(token, pooled)
     return Features(
       tokens=patches(tokens).reshape(tokens.shape[0], -1, self.hidden_size),  # [B, T'*S, C]
@@ -155,7 +159,7 @@ class UniFormerV2(nn.Module):
       stages.append(('temporal attention', row - 1, frames))
     if self.temporal_module == 'transformer':
       stages.append(('TemporalTransformer', 1, 1 + frames))
-    if settings.global_places(self):
+    if settings.followed(self):
       stages.append(('global', 1, frames * row))
     return stages
 
@@ -266,15 +270,17 @@ class UniFormerV2(nn.Module):
   def _video_token(self, depths: Sequence[jax.Array], grid: Size, train: bool) -> jax.Array:
     """Runs the global blocks on tokens [B, T', 1 + S, C] of several depths -> [B, C]."""
     shape = (1 if self.fusion == 'sequential' else len(depths), self.num_queries, self.hidden_size)
-    init = layers.partitioned(nn.initializers.zeros, None, None, 'embed')
+    zeros, normal = nn.initializers.zeros, nn.initializers.normal(stddev=0.02)
+    init = layers.partitioned(zeros if self.num_queries == 1 else normal, None, None, 'embed')
     learned = self.param('query', init, shape).astype(self.dtype)
     rates = layers.stochastic_depth_rates(self.global_stochastic_depth_rate, len(depths))
     before, made = None, []
     for j, (tokens, rate) in enumerate(zip(depths, rates)):
       own = learned[min(j, shape[0] - 1)]
-      own = jnp.broadcast_to(own, (tokens.shape[0], *own.shape))  # [B, Q, C]
+      own = split_batch(jnp.broadcast_to(own, (tokens.shape[0], *own.shape)))  # [B, Q, C]
       query, context = queries_and_context(self.fusion, own, before)
-      before = self._call_global(f'global_{j}', rate, grid, train)(query, tokens, context)
+      block = self._call_global(f'global_{j}', rate, grid, train)
+      before = split_batch(block(query, tokens, context))
       made.append(before.mean(axis=1))
     if self.fusion != 'parallel':
       return made[-1]

@@ -5,10 +5,13 @@ import functools
 import flax
 import jax
 import numpy as np
+import pytest
 
+from configs.uniformerv2 import trunks
+from configs.vivit import k400_base_fe
 from models import layers
 from projects.uniformerv2 import blocks
-from projects.uniformerv2.global_block import GlobalBlock, queries_and_context
+from projects.uniformerv2.global_block import FUSIONS, GlobalBlock, queries_and_context
 from tests.projects.test_uniformerv2 import (
   VIDEO,
   compiled,
@@ -18,6 +21,8 @@ from tests.projects.test_uniformerv2 import (
   shapes_of,
   trunk_of,
 )
+from train_lib import cost, data
+from train_lib.experiment import parse
 
 RNG = np.random.default_rng(1)
 TOKENS = RNG.normal(size=(2, 3, 5, 16)).astype(np.float32)  # [B, T, 1 + S, C]
@@ -183,3 +188,51 @@ def test_the_first_block_has_its_own_queries_alone():
   np.testing.assert_array_equal(
     queries_and_context('hierarchical_q', own, before)[0], [[[0, 0], [0, 0], [1, 1]]]
   )
+
+
+@pytest.mark.parametrize('fusion', FUSIONS)
+def test_several_queries_do_not_stay_one(fusion):
+  trunk = trunk_of(num_layers=1, fusion=fusion, num_queries=3, output='global')
+
+  def init_and_step(key):
+    params = flax.core.meta.unbox(trunk.init(key, VIDEO, train=False)['params'])
+    gradient = jax.grad(lambda p: trunk.apply({'params': p}, VIDEO, train=False).pooled[:, 0].sum())
+    return jax.tree.map(lambda x, g: x - 0.1 * g, params, gradient(params))
+
+  queries = np.asarray(jax.jit(init_and_step)(jax.random.key(0))['query'])
+  for one in queries:
+    assert all(np.abs(one[i] - one[j]).max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_places_of_global_blocks_from_a_config():
+  config = k400_base_fe.get_config()
+  config.trunk = trunks.uniformerv2('Ti', num_layers=3, global_layers=1)
+  (dataset,) = config.datasets
+  costs = {}
+  for places in (None, (2,), (0,)):
+    config.trunk.global_places = places
+    experiment = parse(config)
+    costs[places] = cost.cost_of(experiment, data.facts_or_nominal(experiment), dataset)
+  assert costs[None] == costs[2,]
+  assert costs[0,].parameters == costs[None].parameters
+  assert costs[0,].flops == pytest.approx(costs[None].flops, rel=1e-6)
+  trunk, early = (trunk_of(num_layers=2, global_places=p, output='global') for p in (None, (0,)))
+  variables = random_like(shapes_of(trunk))
+  assert flat(shapes_of(early)['params']).keys() == flat(variables['params']).keys()
+  cut = {
+    **variables['params'],
+    'SpatialTransformer': dict(variables['params']['SpatialTransformer']),
+  }
+  del cut['SpatialTransformer']['encoderblock_1']
+  expected = run(trunk_of(num_layers=1, output='global'), {'params': cut}).pooled
+  np.testing.assert_allclose(run(early, variables).pooled, expected, atol=1e-5)
+
+
+def test_activations_keep_to_the_batch():
+  """After the positions, each block, and of each global one the learned queries and what it makes."""
+  trunk = trunk_of(num_layers=2, global_layers=2)
+  apply = functools.partial(trunk.apply, train=False)
+  mesh = jax.sharding.AbstractMesh((2, 1, 1), ('data', 'fsdp', 'tensor'))
+  with jax.sharding.use_abstract_mesh(mesh):
+    text = str(jax.make_jaxpr(apply)(shapes_of(trunk), VIDEO))
+  assert text.count('sharding_constraint[') == 1 + 2 + 2 * 2

@@ -15,6 +15,7 @@ from models.video_model import VideoModel
 from projects.uniformerv2.uniformerv2 import UniFormerV2
 from tests.projects.test_vivit_parity import below, close, names, read
 from train_lib.pretrained import InitFromConfig, load_pretrained
+from train_lib.pretrained_hints import heads_note
 
 SIZES = {'hidden_size': 48, 'num_layers': 2, 'num_heads': 4, 'mlp_dim': 192, 'patch_size': 8}
 IMAGE_ONLY = {'global_layers': 0, 'output': 'class'}
@@ -27,7 +28,7 @@ ARMED = {
 CLIP = ('openai_clip_visual', 'hf_clip_vision')
 
 
-def load(source, shape, **fields):
+def load(source, shape, allow_new=(), **fields):
   """(trunk, its parameters and statistics where filled, the report)."""
   trunk = UniFormerV2(**{**SIZES, **fields})
   model = VideoModel(trunk, {'task': LinearHead(num_classes=3)})
@@ -35,8 +36,9 @@ def load(source, shape, **fields):
   video = jax.ShapeDtypeStruct(shape, jnp.float32)
   variables = flax.core.meta.unbox(jax.eval_shape(init, jax.random.key(0), video))
   params = variables.pop('params')
+  options = InitFromConfig(path='', allow_new=allow_new)
   leaves, report = load_pretrained(
-    {**params, **variables}, source, grid=trunk.grid(shape), options=InitFromConfig(path='')
+    {**params, **variables}, source, grid=trunk.grid(shape), options=options
   )
   return trunk, leaves, report
 
@@ -143,6 +145,47 @@ def test_a_plain_image_model_in_clips_trunk():
   assert 'The checkpoint has a bias of its patches, the model has none' in str(caught.value)
 
 
+def test_a_checkpoint_without_a_block_in_the_middle():
+  clip = below(read(CLIP[0])[0], 'state_dict/')
+  cut = {k: v for k, v in clip.items() if '.resblocks.0.' not in k}
+  with pytest.raises(CheckpointMismatchError) as caught:
+    load(cut, (1, 1, 32, 32, 3), **IMAGE_ONLY)
+  assert 'The checkpoint lacks the blocks [0] of 2: it is not whole' in str(caught.value)
+  assert 'set `trunk.num_layers`' not in str(caught.value)
+
+
+@pytest.mark.parametrize('name', ['timm_vit', *names('timm_vit_avgpool')])
+def test_an_image_model_without_a_class_token(name):
+  source = below(read(name)[0], 'state_dict/')
+  if name == 'timm_vit':
+    source = {**source, 'pos_embed': source['pos_embed'][:, 1:]}
+    del source['cls_token']
+  fields = {**PLAIN_VIT, 'mlp_dim': 96, 'global_layers': 1}
+  with pytest.raises(CheckpointMismatchError) as caught:
+    load(source, (1, 4, 32, 32, 3), **fields)
+  assert "none: let it begin as the model has it with `init_from.allow_new=('trunk/cls',)`" in str(
+    caught.value
+  )
+  _, leaves, report = load(source, (1, 4, 32, 32, 3), allow_new=('trunk/cls',), **fields)
+  assert 'trunk/cls' in rows(report, 'new')
+  table = leaves['trunk']['SpatialTransformer']['posembed_input']['pos_embedding']
+  np.testing.assert_array_equal(table[:, 1:], source['pos_embed'])
+  assert not table[:, 0].any()
+
+
+def test_a_file_does_not_tell_the_number_of_heads():
+  """Those of the fixtures have 12 channels, the published ones 64."""
+  clip = below(read(CLIP[0])[0], 'state_dict/')
+  _, leaves, report = load(clip, (1, 1, 32, 32, 3), **IMAGE_ONLY)
+  assert str(report).splitlines()[-1] == (
+    'The file does not tell the number of heads; the model has 4 of 12 channels. Published ViTs have '
+    '64 each (H 80, g 88, G 104): see `trunk.num_heads`.'
+  )
+  own = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), leaves['trunk'])
+  assert load(own, (1, 1, 32, 32, 3), **IMAGE_ONLY)[2].notes == ()
+  assert heads_note(12, 64) == ()
+
+
 def test_statistics_come_along():
   _, leaves, _ = load(below(read(CLIP[0])[0], 'state_dict/'), (1, 4, 32, 32, 3), **ARMED)
   rng = np.random.default_rng(0)
@@ -175,3 +218,26 @@ def test_one_without_blocks_for_video_is_an_image_model():
   filled = flax.traverse_util.flatten_dict(armed['trunk'])
   for path, array in flax.traverse_util.flatten_dict(drawn).items():
     np.testing.assert_array_equal(filled[path], array)
+
+
+@pytest.mark.parametrize('module', ['attention', 'joint'])
+def test_positions_of_time_have_no_row_for_a_class_token(module):
+  """From a run with the same frames, and from one with half of them."""
+  fields = {'temporal_module': module, 'global_layers': 1}
+  _, leaves, _ = load(below(read(CLIP[0])[0], 'state_dict/'), (1, 4, 32, 32, 3), **fields)
+  rng = np.random.default_rng(0)
+  drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), leaves['trunk'])
+  old = drawn['posembed_time']['pos_embedding']
+  _, again, report = load(drawn, (1, 4, 32, 32, 3), **fields)
+  np.testing.assert_array_equal(again['trunk']['posembed_time']['pos_embedding'], old)
+  assert not rows(report, 'resized')
+  _, longer, report = load(drawn, (1, 7, 32, 32, 3), **fields)
+  new = longer['trunk']['posembed_time']['pos_embedding']
+  np.testing.assert_allclose(new[:, ::2], old, atol=1e-6)  # 'scenic': corners stay.
+  np.testing.assert_allclose(new[:, 1::2], (old[:, :-1] + old[:, 1:]) / 2, atol=1e-6)
+  table = longer['trunk']['SpatialTransformer']['posembed_input']['pos_embedding']
+  expected = drawn['SpatialTransformer']['posembed_input']['pos_embedding']
+  np.testing.assert_array_equal(table, expected)
+  _, longer, report = load(drawn, (1, 8, 32, 32, 3), **fields)
+  assert longer['trunk']['posembed_time']['pos_embedding'].shape == (1, 8, 48)
+  assert [row.how for row in report.rows if row.status == 'resized'] == ['scenic 4 to 8']

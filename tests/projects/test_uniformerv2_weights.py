@@ -16,6 +16,7 @@ from projects.uniformerv2 import import_weights, weights
 from tests.projects.test_uniformerv2_parity import arrays_of, trunk_of
 from train_lib import label_map
 from train_lib.pretrained import InitFromConfig, load_pretrained
+from train_lib.pretrained_layouts import canonicalise
 from train_lib.weight_files import read_arrays
 
 NAME = 'lt2_tdown'
@@ -123,6 +124,17 @@ def test_a_missing_block_and_a_file_of_one_name():
     convert({'class_embedding': np.ones(64)})
 
 
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'model_state/', 'model_state/backbone.'])
+def test_a_model_is_not_filled_without_the_converter(prefix):
+  released = {prefix + name: array for name, array in state().items()}
+  message = (
+    r'^x\.pyth has the arrays transformer\.dec\.0\.attn\.in_proj_bias, .* and \d+ more: .*Convert the '
+    r'file with `python -m projects\.uniformerv2\.import_weights --checkpoint=FILE'
+  )
+  with pytest.raises(CheckpointMismatchError, match=message):
+    canonicalise(released, 4, 'x.pyth')
+
+
 def test_the_command_writes_what_it_converts(tmp_path, capsys):
   np.savez(tmp_path / 'official.npz', **state())
   path = tmp_path / 'ours.npz'
@@ -142,6 +154,17 @@ def test_the_command_writes_what_it_converts(tmp_path, capsys):
   assert written.keys() == expected.keys()
   for name, array in expected.items():
     np.testing.assert_array_equal(written[name], array)
+
+
+def test_the_command_names_its_flag(tmp_path):
+  flags.FLAGS.mark_as_parsed()
+  (tmp_path / 'cut.npz').write_bytes(b'PK')
+  files = {'checkpoint': f'{tmp_path}/cut.npz', 'out': f'{tmp_path}/ours.npz'}
+  with (
+    flagsaver.flagsaver(**files),
+    pytest.raises(CheckpointMismatchError, match=r"^--checkpoint='.*cut.npz' cannot be read"),
+  ):
+    import_weights.main()
 
 
 CONFIG = {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from errors import CheckpointError
+from errors import CheckpointError, CheckpointMismatchError
 from train_lib import checkpoint
 from train_lib.experiment import CheckpointConfig
 from train_lib.state import TrainState
@@ -180,3 +180,18 @@ def test_a_saved_state_comes_back(opened):
   restored = checkpointer.restore(7, state_at(0))
   assert int(restored.step) == 7
   np.testing.assert_array_equal(restored.params['w'], np.full(4, 7, np.float32))
+
+
+def test_what_another_state_needs_is_named(opened):
+  checkpointer = opened()
+  save(checkpointer, 7)
+  wanted = state_at(0).replace(opt_state={})  # As where everything is frozen.
+  with pytest.raises(CheckpointMismatchError) as caught:
+    checkpointer.restore(7, wanted)
+  assert '+ opt_state/m (2,)' in str(caught.value)
+  hint = 'Its `optimizer.rule` or `optimizer.frozen` is another. Resume with the config'
+  assert hint in str(caught.value)
+  with pytest.raises(CheckpointMismatchError) as caught:
+    checkpointer.restore(7, wanted.replace(params={'w': jnp.zeros(5)}))
+  assert '! params/w: checkpoint (4,), model (5,)' in str(caught.value)
+  assert 'optimizer' not in str(caught.value)

@@ -26,7 +26,7 @@ def test_split_and_merge():
   [
     (
       ('^trunk', 'encoder'),
-      r"'encoder' matches no parameter. There are \['heads_a/kernel'.* 1 more",
+      r"'encoder' matches no parameter. There are \['heads_a/kernel'.* 1 more; without it, `--mode=init`",
     ),
     (('trunk', 'heads'), 'matches every parameter'),
     (('(',), r'`optimizer.frozen` .*unterminated'),

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import json
 import re
 
+import flax
 import jax
 import numpy as np
 import pytest
@@ -60,3 +62,31 @@ def test_statistics_of_another_run(program, tiny_config, build, tmp_path, kind):
   assert f'{total:,} of {total:,} in the model are filled' in printed.getvalue()
   expected = jax.tree.leaves({'params': params, **statistics})
   assert all(map(np.array_equal, jax.tree.leaves(state.eval_variables), expected))
+
+
+def test_what_no_array_tells_of_another_trunk_is_said(program, tiny_config, build, tmp_path):
+  arrays = {
+    path.removeprefix('trunk/'): np.zeros(leaf.shape, leaf.dtype)
+    for path, leaf in flax.traverse_util.flatten_dict(
+      {**program.abstract_state.params, **program.abstract_state.model_state}, sep='/'
+    ).items()
+  }
+  path = str(tmp_path / 'exported.npz')
+  trunk = {**json.loads(json.dumps(tiny_config.trunk.to_dict())), 'gelu': 'erf'}
+  params_file.write_arrays(tmp_path / 'exported.npz', arrays, {'config': {'trunk': trunk}})
+  tiny_config.init_from.path = path
+  tiny_config.trunk.position_grid = (4, 2, 2)
+  other = build(tiny_config)[0]
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    initial.read_weights(other)
+  assert printed.getvalue().splitlines() == [
+    f'The trunk differs from that of {path}:',
+    "  trunk.gelu: 'erf' -> absent",
+    '  trunk.position_grid: absent -> [4, 2, 2]',
+  ]
+  trunk.pop('gelu')
+  trunk['position_grid'] = [4, 2, 2]
+  params_file.write_arrays(tmp_path / 'exported.npz', arrays, {'config': {'trunk': trunk}})
+  with contextlib.redirect_stdout(io.StringIO()) as printed:
+    initial.read_weights(other)
+  assert printed.getvalue() == ''

@@ -109,3 +109,23 @@ def test_a_norm_before_the_blocks_in_timms_names():
   state |= {'norm_pre.weight': np.ones(8), 'norm_pre.bias': np.zeros(8)}
   expected |= {'pre_norm/scale': np.ones(8), 'pre_norm/bias': np.zeros(8)}
   same(canonicalise(state, NUM_HEADS).arrays, expected)
+
+
+def test_a_layer_before_the_classifier_in_timms_names():
+  state, expected = headless()
+  state |= {'pre_logits.fc.weight': np.arange(16.0).reshape(2, 8), 'pre_logits.fc.bias': np.ones(2)}
+  expected |= {'pre_logits/kernel': np.arange(16.0).reshape(2, 8).T, 'pre_logits/bias': np.ones(2)}
+  same(canonicalise(state, NUM_HEADS).arrays, expected)
+
+
+def test_hugging_faces_clip_below_its_own_name():
+  vision = {'vision_model.embeddings.class_embedding': np.ones(8)}
+  vision |= {'vision_model.post_layernorm.weight': np.ones(8)}
+  text = {'text_model.final_layer_norm.weight': np.ones(4), 'logit_scale': np.ones(())}
+  expected = canonicalise({**vision, **text}, NUM_HEADS)
+  assert expected.arrays.keys() == {
+    *('cls', 'Transformer/encoder_norm/scale'),
+    *(f'unused/text_tower/{name}' for name in text),
+  }
+  below = {f'clip.{k}': v for k, v in {**vision, **text}.items()}
+  same(canonicalise(below, NUM_HEADS).arrays, expected.arrays)

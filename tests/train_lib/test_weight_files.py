@@ -86,6 +86,22 @@ def test_tensors_are_read_and_nothing_else(monkeypatch, path):
   }
 
 
+@pytest.mark.parametrize('suffix', ['.pt', '.pth', '.pyth', '.bin'])
+def test_pytorchs_suffixes(monkeypatch, tmp_path, suffix):
+  install(monkeypatch, {'model_state': {'a': Tensor(np.arange(3.0))}})
+  (tmp_path / f'released{suffix}').write_bytes(b'anything')
+  assert read_arrays(str(tmp_path / f'released{suffix}'))['model_state/a'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('given', ['init_from.path', '--checkpoint'])
+def test_messages_name_what_was_given(monkeypatch, path, given):
+  with pytest.raises(CheckpointMismatchError, match=f"^{given}='nowhere.npz': there is no"):
+    read_arrays('nowhere.npz', given)
+  install(monkeypatch, EOFError('Ran out of input'))
+  with pytest.raises(CheckpointMismatchError, match=f"^{given}='{path}' cannot be read with"):
+    read_arrays(path, given)
+
+
 def test_without_torch_the_message_says_what_to_do(monkeypatch, path):
   monkeypatch.setitem(sys.modules, 'torch', None)
   with pytest.raises(CheckpointMismatchError) as caught:
