@@ -55,7 +55,7 @@ def main() -> None:
     raise ConfigError(f'--dataset={name}: the config has {sorted(experiment.datasets)}.')
   program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
   print(
-    f'Compiling {experiment.name} on batches of {name} for {topology.name} (usually 1 to 3 minutes) ...',
+    f'Compiling {experiment.name} on batches of {name} for {topology.name} (some minutes) ...',
     file=sys.stderr,
     flush=True,
   )

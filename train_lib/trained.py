@@ -93,7 +93,7 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       f'{path}: there is no such file or folder; name the folder of a run, or a file that '
       '`python -m tools.checkpoint --out` wrote.'
     )
-  arrays, stored = weight_files.read_arrays(path), params_file.read_meta(path)
+  arrays, stored = weight_files.read_arrays(path, '--checkpoint'), params_file.read_meta(path)
   if stored is None:
     raise CheckpointMismatchError(
       f'{path} has weights, but no config and no class names with them: expected the folder of a '

@@ -65,7 +65,7 @@ def test_a_step_that_fits():
   assert done.returncode == 0, done.stderr
   assert (
     done.stderr
-    == 'Compiling vivit/demo on batches of demo for v5e:2x2 (usually 1 to 3 minutes) ...\n'
+    == 'Compiling vivit/demo on batches of demo for v5e:2x2 (some minutes) ...\n'
   )
   values = json.loads(done.stdout)
   assert values['fits'] is True
