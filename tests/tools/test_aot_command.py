@@ -63,10 +63,7 @@ def bytes_of_a_chip(tree):
 def test_a_step_that_fits():
   done = run('--topology=v5e:2x2', '--json', *overrides(TINY))
   assert done.returncode == 0, done.stderr
-  assert (
-    done.stderr
-    == 'Compiling vivit/demo on batches of demo for v5e:2x2 (some minutes) ...\n'
-  )
+  assert done.stderr == 'Compiling vivit/demo on batches of demo for v5e:2x2 (some minutes) ...\n'
   values = json.loads(done.stdout)
   assert values['fits'] is True
   assert (values['topology'], values['chips'], values['mesh']) == ('v5e:2x2', 4, MESH)
