@@ -61,8 +61,8 @@ def test_the_image_vit_is_that_of_all_rows(folder):
 
 
 def small(config):
-  """The config with a trunk of one block and two steps."""
-  config.trunk.update({'hidden_size': 8, 'num_layers': 1, 'num_heads': 2, 'mlp_dim': 8})
+  """The config with a trunk of two blocks and two steps."""
+  config.trunk.update({'hidden_size': 8, 'num_layers': 2, 'num_heads': 2, 'mlp_dim': 8})
   config.batch_size = 4
   config.duration, config.optimizer.warmup = '2 steps', '1 steps'
   return config
