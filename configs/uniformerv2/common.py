@@ -125,14 +125,20 @@ def experiment(
     datasets: names in `datasets.catalogue` of one column, a head each.
     which: model and views.
     start: 'image': an image model's weights; 'run': those of a run on another dataset, without its
-      head; 'k710': those of a run on Kinetics-710, with its head.
+      head; 'k710': those of a run on Kinetics-710, with its head, which is a CLIP.
     **trunk: other values of the trunk's keys.
 
   Raises:
-    ValueError: the column has no such model, another `start`, or an unknown key of the trunk.
+    ValueError: the column has no such model, another `start`, 'k710' for a row from ImageNet, or an
+      unknown key of the trunk.
   """
   if start not in ('image', 'run', 'k710'):
     raise ValueError(f"Unknown start {start!r}: 'image', 'run' or 'k710'.")
+  if which.image and start == 'k710':
+    raise ValueError(
+      f'A row of {which.image} starts from ImageNet, and the run on Kinetics-710 is a CLIP: use '
+      'start=image.'
+    )
   recipe = _recipe(_COLUMNS[datasets[0]], start, which)
   config = ConfigDict()
   config.name = f'uniformerv2/{name}'

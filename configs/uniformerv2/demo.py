@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 from configs import common
 from configs.uniformerv2 import trunks
 
-EPOCHS = 9  # of motions and scenes
-STILLS_EPOCHS = 10
+EPOCHS = 7  # of motions and scenes
+STILLS_EPOCHS = 8
 SIDE = 32  # px
 FRAMES = 8
 DATA = 'data/demo_scenes'

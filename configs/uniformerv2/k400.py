@@ -21,11 +21,9 @@ def get_config(arg: str = '') -> ConfigDict:
   """The experiment; `arg` may be `row=...`, see `common.row`, and `start=image` or `k710`.
 
   Raises:
-    ValueError: as `common.experiment`, or `start=k710` of a row from ImageNet.
+    ValueError: as `common.experiment`.
   """
   choice = parse_arg(arg, row='b16_8x3x4', start='')
   which = common.row(choice['row'])
   start = choice['start'] or ('image' if which.image else 'k710')
-  if which.image and start != 'image':
-    raise ValueError(f'row={choice["row"]} starts from ImageNet: leave start={start} out.')
   return common.experiment('k400', ('kinetics400',), which, start)
