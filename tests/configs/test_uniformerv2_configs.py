@@ -246,7 +246,7 @@ def test_other_arguments_are_refused():
   with pytest.raises(ValueError, match="Unknown start 'scratch': 'image', 'run' or 'k710'"):
     load('k400', 'start=scratch')
   for name in ('k400', 'k600', 'k700'):
-    with pytest.raises(ValueError, match='A row of in21k starts from ImageNet.*use start=image'):
+    with pytest.raises(ValueError, match=r'A row of in21k starts from ImageNet.*use start=image'):
       load(name, 'row=b16_in21k_16x3x4,start=k710')
   with pytest.raises(ValueError, match="Unknown config argument 'size'"):
     load('ssv2', 'size=B')
