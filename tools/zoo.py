@@ -16,11 +16,16 @@ skipped, and says why. --config checks another config than the one the list name
 import dataclasses
 import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from errors import ConfigError
 from tools import command
+
+if TYPE_CHECKING:
+  from train_lib.zoo import Zoo
 
 _ACTIONS = ('list', 'show', 'verify')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON instead of text.', allow_override=True)
@@ -31,9 +36,57 @@ _CLIP = flags.DEFINE_string('clip', '', 'A video to classify.', allow_override=T
 _BATCH = flags.DEFINE_integer(
   'batch_size', 0, 'Videos evaluated at a time; 0: as the config has it.', 0, allow_override=True
 )
-_CONFIG = flags.DEFINE_string(
-  'config', '', "A config in place of the entry's.", allow_override=True
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, "A config in place of the entry's; --config.KEY=VALUE overrides."
 )
+
+
+def show(action: str, name: str, as_json: bool) -> str:
+  """What `list` and `show` print.
+
+  Raises:
+    ConfigError: There is no such entry.
+  """
+  from train_lib import zoo
+
+  models = zoo.Zoo()
+  if action == 'list':
+    entries = list(models.entries.values())
+    return _json([dataclasses.asdict(e) for e in entries]) if as_json else zoo.table(models.entries)
+  entry = models.find(name)
+  return _json(dataclasses.asdict(entry)) if as_json else zoo.description(entry)
+
+
+def verify(
+  models: 'Zoo', name: str, weights: str, as_json: bool, config: ConfigDict | None = None, **options
+) -> tuple[str, int]:
+  """What `verify` prints, and the exit code.
+
+  Args:
+    models: the list.
+    name: of the entry.
+    weights: file.
+    as_json: whether to print JSON.
+    config: in place of the entry's.
+    **options: as of `train_lib.zoo_checks.verify`.
+
+  Raises:
+    ConfigError: There is no such entry, or the config cannot be used.
+  """
+  from train_lib import zoo_checks
+
+  entry = models.find(name)
+  if config is None:
+    config = command.load_config(entry.config)
+    zoo_checks.override(config, entry)
+  checks = zoo_checks.verify(models, name, weights, config, **options)
+  failed = zoo_checks.first_failure(checks)
+  values = {'model': name, 'ok': failed is None, 'checks': zoo_checks.to_json(checks)}
+  return _json(values) if as_json else zoo_checks.summary(checks), int(failed is not None)
+
+
+def _json(values: Any) -> str:
+  return json.dumps(values, indent=2)
 
 
 def main(action: str, name: str = '') -> None:
@@ -42,47 +95,26 @@ def main(action: str, name: str = '') -> None:
     raise ConfigError(f'{action}: expected one of {", ".join(_ACTIONS)}.')
   if (action == 'list') == bool(name):
     raise ConfigError('list takes no name.' if name else f'{action} needs the name of a model.')
-  if action == 'verify' and not _WEIGHTS.value:
+  if action != 'verify':
+    print(show(action, name, _JSON.value))
+    return
+  if not _WEIGHTS.value:
     raise ConfigError('--weights is missing: name the file to verify.')
-  from train_lib import zoo
+  from train_lib.zoo import Zoo
 
-  models = zoo.Zoo()
-  if action == 'verify':
-    _verify(models, name)
-  elif action == 'show':
-    entry = models.find(name)
-    values = dataclasses.asdict(entry)
-    print(json.dumps(values, indent=2) if _JSON.value else zoo.description(entry))
-  elif _JSON.value:
-    print(json.dumps([dataclasses.asdict(e) for e in models.entries.values()], indent=2))
-  else:
-    print(zoo.table(models.entries))
-
-
-def _verify(models, name: str) -> None:
-  from train_lib import zoo_checks
-
-  entry = models.find(name)
-  config = command.load_config(_CONFIG.value or entry.config)
-  if not _CONFIG.value:
-    zoo_checks.override(config, entry)
-  checks = zoo_checks.verify(
-    models,
+  text, code = verify(
+    Zoo(),
     name,
     _WEIGHTS.value,
-    config,
+    _JSON.value,
+    _CONFIG.value,
     data_dir=_DATA.value,
     split=_SPLIT.value,
     clip=_CLIP.value,
     batch_size=_BATCH.value,
   )
-  failed = zoo_checks.first_failure(checks)
-  if _JSON.value:
-    values = {'model': name, 'ok': failed is None, 'checks': zoo_checks.to_json(checks)}
-    print(json.dumps(values, indent=2))
-  else:
-    print(zoo_checks.summary(checks))
-  sys.exit(1 if failed else 0)
+  print(text)
+  sys.exit(code)
 
 
 if __name__ == '__main__':

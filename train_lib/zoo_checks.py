@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from datasets import catalogue
+from datasets.class_names import normalise_class_name
 from datasets.dataset import VideoDataset
 from datasets.one_video import OneVideo
 from errors import CheckpointMismatchError, ConfigError, DataError, TubeletError
@@ -345,8 +346,8 @@ class _Steps:
 
 def label_order(published: Sequence[str], wanted: Sequence[str], where: str) -> None:
   """Raises DataError unless data has the published classes in the published order."""
-  plain = [label_map.normalise_class_name(name) for name in published]
-  own = [label_map.normalise_class_name(name) for name in wanted]
+  plain = [normalise_class_name(name) for name in published]
+  own = [normalise_class_name(name) for name in wanted]
   if plain == own:
     return
   first = next(i for i, (a, b) in enumerate(zip(plain, own)) if a != b)
