@@ -25,7 +25,7 @@ from errors import ConfigError
 from tools import command
 
 if TYPE_CHECKING:
-  from train_lib.zoo import Zoo
+  from train_lib.zoo import Entry, Zoo
 
 _ACTIONS = ('list', 'show', 'verify')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON instead of text.', allow_override=True)
@@ -57,6 +57,18 @@ def show(action: str, name: str, as_json: bool) -> str:
   return _json(dataclasses.asdict(entry)) if as_json else zoo.description(entry)
 
 
+def config_of(entry: 'Entry') -> ConfigDict:
+  """The entry's config with its overrides.
+
+  Raises:
+    ConfigError: It cannot be loaded.
+  """
+  config = command.load_config(entry.config)
+  lists = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.overrides.items()}
+  config.update_from_flattened_dict(lists)
+  return config
+
+
 def verify(
   models: 'Zoo', name: str, weights: str, as_json: bool, config: ConfigDict | None = None, **options
 ) -> tuple[str, int]:
@@ -74,12 +86,10 @@ def verify(
     ConfigError: There is no such entry, or the config cannot be used.
   """
   from train_lib import zoo_checks
+  from train_lib.experiment import parse
 
-  entry = models.find(name)
-  if config is None:
-    config = command.load_config(entry.config)
-    zoo_checks.override(config, entry)
-  checks = zoo_checks.verify(models, name, weights, config, **options)
+  experiment = parse(config_of(models.find(name)) if config is None else config)
+  checks = zoo_checks.verify(models, name, weights, experiment, **options)
   failed = zoo_checks.first_failure(checks)
   values = {'model': name, 'ok': failed is None, 'checks': zoo_checks.to_json(checks)}
   return _json(values) if as_json else zoo_checks.summary(checks), int(failed is not None)

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from datasets import catalogue
 from datasets.class_names import normalise_class_name
@@ -27,7 +26,6 @@ from train_lib import (
   preprocessing,
   weight_files,
 )
-from train_lib import experiment as experiment_lib
 from train_lib.augment import normalize
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.mesh import make_mesh
@@ -60,7 +58,7 @@ def verify(
   zoo: Zoo,
   name: str,
   weights: str,
-  config: ConfigDict,
+  experiment: Experiment,
   *,
   data_dir: str = '',
   split: str = 'validation',
@@ -73,7 +71,7 @@ def verify(
     zoo: The list.
     name: Of the entry.
     weights: File, as published or as converted.
-    config: Of the entry, or another that is to be used with these weights; changed in place.
+    experiment: Of the entry's config, or another that is to be used with these weights.
     data_dir: Dataset to evaluate on; '': labels and accuracy are not checked.
     split: Of it.
     clip: A video to classify; '': none.
@@ -83,11 +81,11 @@ def verify(
     A `Check` for each step.
 
   Raises:
-    ConfigError: There is no such entry, or the config cannot be used.
+    ConfigError: There is no such entry, or its views do not suit the experiment's clips.
   """
   entry = zoo.find(name)
-  prepare(config, entry, data_dir, split, batch_size)
-  steps = _Steps(zoo, entry, weights, experiment_lib.parse(config), data_dir, clip)
+  experiment = prepare(experiment, entry, data_dir, split, batch_size)
+  steps = _Steps(zoo, entry, weights, experiment, data_dir, clip)
   checks: list[Check] = []
   failed = ''
   for step, run in steps.all().items():
@@ -104,22 +102,25 @@ def verify(
   return checks
 
 
-def override(config: ConfigDict, entry: Entry) -> None:
-  """Sets the entry's `overrides` in its config."""
-  for key, value in entry.overrides.items():
-    changed = tuple(value) if isinstance(value, list) else value
-    config.update_from_flattened_dict({key: changed})
-
-
-def prepare(config: ConfigDict, entry: Entry, data_dir: str, split: str, batch_size: int) -> None:
-  """Sets what is evaluated, in the views of the published figure."""
+def prepare(
+  experiment: Experiment, entry: Entry, data_dir: str, split: str, batch_size: int
+) -> Experiment:
+  """The experiment with what is evaluated, in the views of the published figure."""
+  evaluated: dict[str, Any] = {'eval_split': split}
+  if data_dir:
+    evaluated['dir'] = data_dir
   if entry.figure is not None:
-    for dataset in config.datasets.values():
-      dataset.temporal_views = entry.figure.temporal_views
-      dataset.spatial_views = entry.figure.spatial_views
-  for dataset in config.datasets.values():
-    dataset.dir, dataset.eval_split = data_dir or dataset.dir, split
-  config.evaluation.batch_size = batch_size or config.evaluation.batch_size
+    evaluated['temporal_views'] = entry.figure.temporal_views
+    evaluated['spatial_views'] = entry.figure.spatial_views
+  size = batch_size or experiment.evaluation.batch_size
+  return dataclasses.replace(
+    experiment,
+    datasets={
+      name: dataclasses.replace(dataset, **evaluated)
+      for name, dataset in experiment.datasets.items()
+    },
+    evaluation=dataclasses.replace(experiment.evaluation, batch_size=size),
+  )
 
 
 class _Steps:

@@ -74,11 +74,10 @@ def overrides(**trunk):
 
 
 def verify(models, weights, changes=(), **options):
-  entry = models.find('tiny')
-  config = command.load_config(entry.config)
-  zoo_checks.override(config, entry)
+  config = tool.config_of(models.find('tiny'))
   config.update_from_flattened_dict(dict(changes))
-  checks = zoo_checks.verify(models, 'tiny', str(weights), config, **options)
+  experiment = experiment_lib.parse(config)
+  checks = zoo_checks.verify(models, 'tiny', str(weights), experiment, **options)
   assert [check.name for check in checks] == list(STEPS)
   return {check.name: check for check in checks}
 
@@ -393,10 +392,9 @@ LAYOUTS = {
 def test_shipped_entries(name):
   """Each config is there and shows videos as published; every figure has its source."""
   entry = SHIPPED.find(name)
-  config = command.load_config(entry.config)
-  zoo_checks.override(config, entry)
-  zoo_checks.prepare(config, entry, '', 'validation', 0)
-  steps = zoo_checks._Steps(SHIPPED, entry, '', experiment_lib.parse(config), '', '')
+  experiment = experiment_lib.parse(tool.config_of(entry))
+  experiment = zoo_checks.prepare(experiment, entry, '', 'validation', 0)
+  steps = zoo_checks._Steps(SHIPPED, entry, '', experiment, '', '')
   assert steps.check_preprocessing()
   assert entry.layout in LAYOUTS
   assert entry.url.startswith('https://')
@@ -430,9 +428,8 @@ def test_the_two_orders_of_kinetics_400():
 def test_published_shapes_fill_the_model(name):
   """The names and shapes of the published file, of zeros that take no memory."""
   entry = SHIPPED.find(name)
-  config = command.load_config(entry.config)
-  zoo_checks.override(config, entry)
-  steps = zoo_checks._Steps(SHIPPED, entry, name, experiment_lib.parse(config), '', '')
+  experiment = experiment_lib.parse(tool.config_of(entry))
+  steps = zoo_checks._Steps(SHIPPED, entry, name, experiment, '', '')
   steps.arrays = published(entry, steps)
   steps.check_weights()
   parameters = steps.program.abstract_state.params
