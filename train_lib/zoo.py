@@ -159,8 +159,17 @@ class Zoo:
     return tuple(annotations.read_classes(self._folder / entry.classes)) if entry.classes else ()
 
   def golden_file(self, entry: Entry) -> Path | None:
-    """Where its stored logits are."""
-    return self._folder / entry.golden if entry.golden else None
+    """Where its stored logits are, None where there are none.
+
+    Raises:
+      ConfigError: The list names a file that is not there.
+    """
+    if not entry.golden:
+      return None
+    file = self._folder / entry.golden
+    if not file.is_file():
+      raise ConfigError(f'{entry.name}: golden={entry.golden!r}, but there is no {file}.')
+    return file
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
