@@ -418,6 +418,15 @@ def test_shipped_entries(name):
     assert entry.classes_source
 
 
+@pytest.mark.parametrize(
+  ('name', 'average'),
+  [('uniformerv2_k400_k710_b16_8x224', 'probabilities'), ('uniformerv2_ssv2_b16_16x224', 'logits')],
+)
+def test_views_are_averaged_as_published(name, average):
+  experiment = experiment_lib.parse(tool.config_of(SHIPPED.find(name)))
+  assert experiment.evaluation.average == average
+
+
 def test_the_two_orders_of_kinetics_400():
   """Both files have the same classes; only one is alphabetical."""
   names = SHIPPED.class_names(SHIPPED.find('vivit_b16x2_k400'))
