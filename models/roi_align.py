@@ -57,8 +57,8 @@ def roi_align(
   weights = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, N, ph, pw, H, W]
   cells = jnp.einsum(
     'bnk,bkc->bnc',
-    weights.reshape(len(boxes), -1, features.shape[1] * features.shape[2]),
-    features.reshape(len(features), -1, features.shape[-1]),
+    weights.reshape(boxes.shape[0], -1, features.shape[1] * features.shape[2]),
+    features.reshape(features.shape[0], -1, features.shape[-1]),
     precision=jax.lax.Precision.HIGHEST,
     preferred_element_type=jnp.float32,
   )
