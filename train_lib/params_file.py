@@ -59,7 +59,7 @@ def write_arrays(
       part = Path(folder) / path.name
       if path.suffix == '.npz':
         stored = {} if meta is None else {_META: np.asarray(json.dumps(meta))}
-        np.savez(part, **arrays, **stored)
+        np.savez(part, **arrays, **stored)  # type: ignore[arg-type]
       else:
         text = None if meta is None else {_TUBELET: json.dumps(meta)}
         # Of an array that is not contiguous it would write other numbers, in silence.
