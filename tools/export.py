@@ -126,6 +126,8 @@ def _check_folder(folder: Path) -> None:
 
 def _write(folder: Path, model: 'Trained', face: 'Interface', format: str) -> dict[str, Any]:
   """Writes a format in our names and checks it; returns its description."""
+  import jax
+
   from tools import saved_model
   from train_lib import exporting, trained
 
@@ -138,7 +140,7 @@ def _write(folder: Path, model: 'Trained', face: 'Interface', format: str) -> di
   else:
     exporting.write_weights(folder, model)
     again, file = trained.load(str(folder / exporting.WEIGHTS)), exporting.WEIGHTS
-    classify = exporting.function(again, face)
+    classify = jax.jit(exporting.function(again, face))
     exported = lambda *inputs: classify(again.arrays(), *inputs)  # noqa: E731
   sizes, worst = exporting.check(model, face, exported, file)
   return {
@@ -158,7 +160,7 @@ def _write_layout(folder: Path, model: 'Trained', task: str, name: str) -> dict[
   for file, content in layout.settings(model, task).items():
     (folder / file).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
   described = exporting.describe(model, exporting.interface(model, task))
-  kept = ('preprocessing', 'class_names', 'config', 'step', 'git_revision', 'versions')
+  kept = ('preprocessing', 'class_names', 'config', 'trunk', 'step', 'git_revision', 'versions')
   return {
     'file': exporting.WEIGHTS,
     **{key: described[key] for key in kept},

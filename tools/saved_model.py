@@ -47,7 +47,7 @@ def write(folder: Path, model: Trained, face: Interface) -> None:
   }
   try:
     signature = tf.function(serve, autograph=False).get_concrete_function(**specs)
-  except TypeError as error:
+  except exporting.UNDECIDED as error:
     raise exporting.needs_batch_size(face, error) from error
   tf.saved_model.save(module, str(folder / FOLDER), signatures={SIGNATURE: signature})
 
@@ -57,13 +57,11 @@ def load(folder: Path, face: Interface) -> Callable[..., exporting.Answers]:
   import tensorflow as tf
 
   loaded = tf.saved_model.load(str(folder / FOLDER))
-  signature = loaded.signatures[SIGNATURE]
 
   def call(*inputs: Any) -> exporting.Answers:
     named = dict(zip(('video', 'boxes'), map(tf.constant, inputs)))
-    answers = {name: x.numpy() for name, x in signature(**named).items()}
+    answers = {name: x.numpy() for name, x in loaded.signatures[SIGNATURE](**named).items()}
     kinds = ('logits', 'probabilities')
     return {task: {k: answers[output_name(task, k)] for k in kinds} for task in face.tasks}
 
-  call.loaded = loaded  # type: ignore[attr-defined]  # The signature dies with it.
   return call

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.extend.core import InconclusiveDimensionOperation
 
 from errors import ConfigError, ExportError
 from train_lib import params_file, provenance, weight_files
@@ -22,6 +23,9 @@ from train_lib.weight_files import Arrays
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 TOLERANCE = 1e-5
 WEIGHTS, PROGRAM = 'model.safetensors', 'model.stablehlo'
+
+# What tracing raises where a symbol must be a number, or be compared with one.
+UNDECIDED = (TypeError, InconclusiveDimensionOperation)
 
 Answers = Mapping[str, Mapping[str, Any]]
 
@@ -117,7 +121,7 @@ def write_stablehlo(folder: Path, model: Trained, face: Interface) -> None:
   inputs = inputs_of(face)
   try:
     exported = export.export(jax.jit(function(model, face)), platforms=PLATFORMS)(arrays, *inputs)
-  except TypeError as error:  # Of a Python integer made of a symbol.
+  except UNDECIDED as error:
     raise needs_batch_size(face, error) from error
   write_weights(folder, model)
   (folder / PROGRAM).write_bytes(exported.serialize())
@@ -243,6 +247,7 @@ def describe(model: Trained, face: Interface) -> dict[str, Any]:
     'preprocessing': {task: _preprocessing(model, task) for task in face.tasks},
     'class_names': {task: list(model.class_names[task]) for task in face.tasks},
     'config': experiment.name,
+    'trunk': model.meta['config']['trunk'],
     'step': model.meta['position'].get('step'),
     'git_revision': model.meta['git_revision'],
     'versions': {'trained with': model.meta['versions'], 'exported with': provenance.versions()},

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from errors import ExportError
 from models.heads import LinearHead
-from train_lib import weight_files
+from train_lib import params_file, weight_files
 from train_lib.trained import Trained
 from train_lib.weight_files import Arrays
 
@@ -45,10 +44,9 @@ def write(file: Path, layout: Layout, model: Trained, task: str) -> int:
     CheckpointMismatchError: The layout has no place for one of its arrays.
   """
   wanted = layout.canonical(model, task)
-  official = {
-    name: np.require(array, requirements='C') for name, array in layout.to_official(wanted).items()
-  }
-  save_file(official, file, {'format': 'pt'})  # Hugging Face's loader asks for the format.
+  official = layout.to_official(wanted)
+  # Hugging Face's loader asks for the format.
+  params_file.write_safetensors(file, official, {'format': 'pt'})
   found = layout.from_official(weight_files.read_arrays(str(file), 'the export'), model)
   wrong = sorted(
     name

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from errors import ConfigError
 from train_lib.state import STATISTICS, model_params
@@ -61,14 +61,21 @@ def write_arrays(
         stored = {} if meta is None else {_META: np.asarray(json.dumps(meta))}
         np.savez(part, **arrays, **stored)  # type: ignore[arg-type]
       else:
-        text = None if meta is None else {_TUBELET: json.dumps(meta)}
-        # Of an array that is not contiguous it would write other numbers, in silence.
-        save_file({name: np.require(x, requirements='C') for name, x in arrays.items()}, part, text)
+        write_safetensors(part, arrays, {} if meta is None else {_TUBELET: json.dumps(meta)})
       with part.open('rb') as file:
         os.fsync(file.fileno())
       part.replace(path)
   except OSError as error:
     raise ConfigError(f'--out={path} cannot be written: {error.strerror}.') from error
+
+
+def write_safetensors(
+  path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+  """Writes safetensors; raises OSError if that is not possible."""
+  # Of an array that is not contiguous the library writes other numbers, in silence.
+  plain = {name: np.require(array, requirements='C') for name, array in arrays.items()}
+  path.write_bytes(save(plain, dict(metadata)))
 
 
 def read_meta(path: str) -> dict[str, Any] | None:

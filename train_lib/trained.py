@@ -100,10 +100,10 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       '`python -m tools.checkpoint --out` wrote.'
     )
   arrays, stored = weight_files.read_arrays(path, '--checkpoint'), params_file.read_meta(path)
-  if stored is None:
+  if stored is None or 'config' not in stored:  # Imported weights may have class names alone.
     raise CheckpointMismatchError(
       f'{path} has weights, but no config and no class names with them: expected the folder of a '
-      'run, or a file that `python -m tools.checkpoint --out` wrote.'
+      'run, or a file that `python -m tools.checkpoint --out` or `tools.export` wrote.'
     )
   return arrays, stored
 
