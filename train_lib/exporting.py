@@ -132,7 +132,7 @@ def needs_batch_size(face: Interface, error: Exception) -> Exception:
   if face.batch_size:
     return error
   return ConfigError(
-    f'--batch_size=0: the model cannot be exported for any number of clips ({str(error)[:200]}). '
+    f'--batch_size=0: the model cannot be exported for any number of clips ({str(error).splitlines()[0].rstrip('.')}). '
     'Give the number that it will be called with.'
   )
 
