@@ -131,9 +131,10 @@ def needs_batch_size(face: Interface, error: Exception) -> Exception:
   """`error`, or what it means where the number of clips is free."""
   if face.batch_size:
     return error
+  reason = str(error).splitlines()[0].rstrip('.')
   return ConfigError(
-    f'--batch_size=0: the model cannot be exported for any number of clips ({str(error).splitlines()[0].rstrip('.')}). '
-    'Give the number that it will be called with.'
+    f'--batch_size=0: the model cannot be exported for any number of clips ({reason}). Give the number '
+    'that it will be called with.'
   )
 
 
