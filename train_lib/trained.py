@@ -32,7 +32,7 @@ class Trained:
     variables: `params` and other collections, float32 numpy arrays.
     class_names: Task -> names in label order.
     shown: Dataset -> how its videos are shown to the model.
-    meta: All that was kept beside the arrays, as `checkpoint.describe` gives it.
+    meta: All that was kept beside the arrays, as `checkpoint.describe` gives it; none of other code.
   """
 
   experiment: Experiment
@@ -40,7 +40,7 @@ class Trained:
   variables: dict[str, PyTree]
   class_names: Mapping[str, tuple[str, ...]]
   shown: Mapping[str, Preprocessing]
-  meta: Mapping[str, Any]
+  meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def arrays(self) -> dict[str, np.ndarray]:
     """The variables as weight files name them: what `variables_of` reads."""
