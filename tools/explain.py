@@ -32,7 +32,11 @@ if TYPE_CHECKING:
   from train_lib.explain import Explanation
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, "A run's folder, or an exported .npz.", required=True, allow_override=True
+  'checkpoint',
+  None,
+  "A run's folder, or an exported .npz or .safetensors.",
+  required=True,
+  allow_override=True,
 )
 _VIDEO = flags.DEFINE_string('video', None, 'The video.', required=True, allow_override=True)
 _TASK = flags.DEFINE_string(
