@@ -52,6 +52,7 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
     _say_trunk_changes(meta['config']['trunk'], program.experiment)
   _, report = _fill(program, program.abstract_state, weights)
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
+  random += [f'heads_{found.task} in part' for found in rows if found.new]
   if whole and random:
     raise CheckpointMismatchError(
       f'{config.path} would leave {random} random, so that an evaluation means nothing. Set '
@@ -89,6 +90,7 @@ def _heads_by_name(
     optional=[
       task for task in wanted if matches(f'heads_{task}/output_projection/kernel', config.allow_new)
     ],
+    unmatched=config.unmatched_classes,
   )
 
 

@@ -22,6 +22,7 @@ from train_lib import (
   cost,
   data,
   evaluation,
+  layer_rates,
   multi_label,
   overlap,
   preprocessing,
@@ -78,6 +79,7 @@ def _inspect(experiment: Experiment) -> None:
   program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
   state = fresh_state(program, read_weights(program))
   say(tables.parameter_table(state.params))
+  _say_layers(program)
   for name in experiment.datasets:
     say(f'{name}:\n{tables.cost_table(cost.cost_of(experiment, program.facts, name))}')
   lengths = program.lengths
@@ -85,6 +87,12 @@ def _inspect(experiment: Experiment) -> None:
     f'training         {lengths.total:,} steps, {lengths.total / lengths.epoch:.1f} epochs\n'
     f'classes          {program.facts.describe()}'
   )
+
+
+def _say_layers(program: Program) -> None:
+  config, params = program.experiment.optimizer, program.abstract_state.params
+  if table := tables.layer_table(config, layer_rates.groups(config, program.model.trunk, params)):
+    say(table)
 
 
 def _profile(experiment: Experiment, folder: Path) -> None:
@@ -248,6 +256,7 @@ class Training:
     if jax.process_index() == 0:
       write_atomically(self.folder / CONFIG_FILE, self.config_json)
     say(tables.parameter_table(state.params))
+    _say_layers(self.program)
     self._say_plan()
     with contextlib.ExitStack() as stack:
       stack.callback(lambda: say(f'Time  {self.goodput.summary()}'))
