@@ -18,6 +18,7 @@ from datasets.dataset import VideoDataset
 from errors import CheckpointError, ConfigError, PreemptedError
 from train_lib import (
   checkpoint,
+  class_report,
   consistency,
   cost,
   data,
@@ -369,6 +370,18 @@ class Training:
       say(f'  predictions   {results / "predictions.jsonl"}')
       for picture in sorted(results.glob('*.png')):
         say(f'  picture       {picture}')
+    of_clips = [not task.on_boxes for task in self.program.experiment.tasks.values()]
+    if any(of_clips):
+      say(f'  predict       python -m tools.predict --checkpoint={self.folder} --video=FILE')
+    for name, dataset in self.eval_data.items():
+      self._say_classes(name, results_folder(self.folder, name, dataset.split, step))
+
+  def _say_classes(self, name: str, results: Path) -> None:
+    tasks = self.program.experiment.tasks_of(name)
+    names = self.program.facts.class_names
+    single = {task: names[task] for task, c in tasks.items() if c.loss == 'softmax'}
+    if text := class_report.report(results / 'predictions.jsonl', single):
+      say(text)
 
 
 @contextlib.contextmanager
