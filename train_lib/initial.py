@@ -50,20 +50,7 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
     weights, rows = _heads_by_name(program, weights, meta['class_names'])
   if meta is not None and 'preprocessing' in meta:  # Imported weights come without.
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
-  changes: list[str] = []
-  if meta is not None and 'config' in meta:
-    changes = _trunk_changes(meta['config']['trunk'], program.experiment)
-    if changes:
-      say('\n  '.join([f'The trunk differs from that of {config.path}:', *changes]))
-  try:
-    _, report = _fill(program, program.abstract_state, weights)
-  except CheckpointMismatchError as error:
-    if not changes:
-      raise
-    raise CheckpointMismatchError(
-      f'{error}\nIts trunk has other settings ({", ".join(changes)}). Set these keys to what '
-      f'stands first, or take all of them over: --config=configs/finetune.py:from={config.path}'
-    ) from error
+  report = _fit(program, weights, meta or {})
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
   random += [f'heads_{found.task} in part' for found in rows if found.new]
   if whole and random:
@@ -80,8 +67,31 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   return weights
 
 
+def _fit(program: Program, weights: Weights, meta: Mapping[str, Any]) -> LoadReport:
+  """Fits weights to the abstract model; says how the trunks' settings differ, of which no array tells.
+
+  Raises:
+    CheckpointMismatchError: They do not fit; with these settings.
+  """
+  experiment, path = program.experiment, program.experiment.init_from.path
+  changes = _trunk_changes(meta['config']['trunk'], experiment) if 'config' in meta else []
+  try:
+    _, report = _fill(program, program.abstract_state, weights)
+  except CheckpointMismatchError as error:
+    if not changes:
+      raise
+    raise CheckpointMismatchError(
+      '\n  '.join([f'{error}\nThe trunk differs from that of {path}:', *changes])
+      + '\nSet these keys to what stands first, or take all of them over: '
+      f'--config=configs/finetune.py:from={path}'
+    ) from error
+  if changes:
+    say('\n  '.join([f'The trunk differs from that of {path}:', *changes]))
+  return report
+
+
 def _trunk_changes(stored: Mapping[str, Any], experiment: Experiment) -> list[str]:
-  """Which settings of the trunk are not the other run's: not all of them show in its arrays."""
+  """Which settings of the trunk are not the other run's."""
   trunk = experiment.trunk
   now = json.loads(json.dumps({'name': trunk.name, **trunk.arguments}))  # Tuples are lists there.
   return describe(config_changes({'trunk': stored}, {'trunk': now}))

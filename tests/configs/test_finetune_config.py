@@ -120,8 +120,8 @@ def test_weights_of_another_trunk(tmp_path, capsys):
   with pytest.raises(CheckpointMismatchError) as error:
     initial.read_weights(program)
   assert str(error.value).endswith(
-    'Its trunk has other settings (trunk.num_layers: 1 -> 2). Set these keys to what stands first, '
-    f'or take all of them over: --config=configs/finetune.py:from={path}'
+    f'The trunk differs from that of {path}:\n  trunk.num_layers: 1 -> 2\nSet these keys to what '
+    f'stands first, or take all of them over: --config=configs/finetune.py:from={path}'
   )
   capsys.readouterr()
   config = finetune.get_config(f'from={path},mode=head')
