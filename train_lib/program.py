@@ -29,6 +29,7 @@ from train_lib.erasing import erase
 from train_lib.eval_step import make_eval_step
 from train_lib.experiment import DataFacts, Experiment, Lengths, lengths
 from train_lib.labels import Batch, Metrics, best_is_right, masks_of, targets_of
+from train_lib.layer_rates import LayerRates
 from train_lib.mixing import mix
 from train_lib.mixture import make_mixture
 from train_lib.objective import ModelOutputs
@@ -201,7 +202,8 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   _check_grids(experiment, model)
   objective = build_objective(experiment, facts)
   plan = lengths(experiment, facts.train_examples)
-  optimizer = make_optimizer(experiment.optimizer, plan)
+  rates = LayerRates(experiment.optimizer, model.trunk)
+  optimizer = make_optimizer(experiment.optimizer, plan, rates)
 
   def boxed_init() -> TrainState:
     variables = init_variables(experiment, model, objective)

@@ -56,7 +56,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> Arrays:
     if isinstance(value, Mapping):
       flat.update(flatten(value, f'{prefix}{key}/'))
     elif value is not None:
-      array = np.asarray(value)
+      array = np.asanyarray(value)  # Rows of a head may be masked.
       if array.dtype.kind == 'V' and array.dtype.itemsize == 2:  # numpy forgets bfloat16 in files
         array = array.view(jnp.bfloat16)
       flat[f'{prefix}{key}'] = array
