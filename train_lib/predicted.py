@@ -111,6 +111,18 @@ def lines_of(video: str, found: Mapping[str, Any]) -> list[str]:
   return lines
 
 
+def lines_of_timeline(over: Mapping[str, Sequence[Told]]) -> list[str]:
+  """A line for each time that the best class of a task changes, of the rows of a timeline."""
+  lines = []
+  for task, rows in over.items():
+    lines.append(f'  {task}: {len(rows)} windows of {rows[0]["end"] - rows[0]["start"]:.2f} s')
+    for before, row in zip([None, *rows], rows):
+      best = row['top'][0]
+      if before is None or before['top'][0]['name'] != best['name']:
+        lines.append(f'    {row["start"]:8.2f} s  {best["probability"]:6.1%}  {best["name"]}')
+  return lines
+
+
 def lines_of_boxes(keyframes: Sequence[Told], threshold: float) -> list[str]:
   """A line for each box: its time, place and the classes from `threshold` on."""
   lines = []

@@ -38,6 +38,10 @@ class Timeline:
   ends: np.ndarray
   probabilities: Mapping[str, np.ndarray]
 
+  def of(self, tasks: Sequence[str]) -> 'Timeline':
+    """The same with some of its tasks."""
+    return dataclasses.replace(self, probabilities={t: self.probabilities[t] for t in tasks})
+
   def at(self, seconds: float) -> int:
     """The window whose middle is nearest to a time."""
     return int(np.abs((self.starts + self.ends) / 2 - seconds).argmin())
