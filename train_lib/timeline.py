@@ -123,7 +123,7 @@ def write(
 
 
 def timeline_png(
-  path: Path, timeline: Timeline, task: str, names: Sequence[str], title: str, count: int = 5
+  path: Path, timeline: Timeline, task: str, names: Sequence[str], title: str, count: int = 8
 ) -> None:
   """Draws the probability over time of the classes that are most probable at some time.
 

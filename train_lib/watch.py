@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from datasets import windows
 from datasets.camera import Camera, NewestFrames
 from errors import ConfigError
@@ -58,6 +60,8 @@ def watch(
   except ConfigError:
     camera.release()
     raise
+  # Compiles before the first frame is read.
+  next(predictor.predict_clips(dataset, [np.zeros(clip.shape, np.uint8)], 1))
   begin = time.monotonic()
   with NewestFrames(camera, clip, rate, span, step) as frames:
     while (found := frames.window()) is not None:

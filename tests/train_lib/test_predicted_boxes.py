@@ -20,10 +20,11 @@ ACTORS = tuple(f'does {k}' for k in range(19))
 
 
 @pytest.fixture(scope='module')
-def made(tmp_path_factory, actors_dir):
+def made(tmp_path_factory):
   """A folder with a checkpoint of clips and boxes, a video of 2 s, and its boxes."""
   folder = tmp_path_factory.mktemp('boxes')
-  config = make_actors_config(actors_dir)
+  config = make_actors_config(folder)
+  config.tasks.actors.protocol = None
   write_model(folder / 'model.npz', config, {'actions': ACTIONS, 'actors': ACTORS})
   write_video(folder / 'a.mp4', 50, pictures=lambda n: picture(n, 48, 64))
   (folder / 'boxes.csv').write_text(
