@@ -61,7 +61,7 @@ def _checked(
   names: Sequence[str],
   optional: Sequence[str],
   given: list[str],
-  more: bool,
+  more: bool = False,
 ) -> None:
   most = len(names) + len(optional)
   if len(given) > most and not more:
