@@ -103,6 +103,12 @@ def single_view(
   return Clip(pixels, times[0], window, shape)
 
 
+def centre_crop(frame: _Array, config: ClipConfig, out: _Array) -> None:
+  """Writes what the centre view shows of a frame, uint8 [H, W, 3], to `out` [crop, crop, 3]."""
+  shape = _eval_shape(config, *frame.shape[:2])
+  geometry.cut(geometry.resize(frame, *shape), _eval_windows(config, *shape, 1)[0], out)
+
+
 def _cut_views(
   dataset: VideoDataset, config: ClipConfig, row: int, times: _Array, views: _Array
 ) -> tuple[geometry.Window, tuple[int, int]]:
