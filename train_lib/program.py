@@ -56,7 +56,7 @@ class Program:
     init: () -> TrainState, from the experiment's seed; the objective's parameters among the model's.
     train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
     eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities',
-      'label_scores', 'box_probabilities'}`.
+      'label_ranks', 'label_scores', 'box_probabilities'}`.
     abstract_state: Shapes and types of the state, with shardings.
     mixture: Which dataset each batch is from, numbered as in `experiment.datasets`.
   """
