@@ -20,7 +20,7 @@ Videos that cannot be read are listed at the end; the others are done.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ from tools import command
 from tools.failures import Failures
 
 if TYPE_CHECKING:
-  from train_lib.extract import Extractor, Planned
+  from train_lib.extract import Extractor, Planned, Settings, Video
+  from train_lib.feature_files import FeatureFolder
 
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', None, "A run's folder, or an exported .npz.", required=True, allow_override=True
@@ -74,25 +75,38 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _LISTED = 10
 
 
-def main() -> None:
-  """Extracts."""
-  if bool(_VIDEO.value) == bool(_DATA.value):
+def extract_features(
+  checkpoint: str,
+  out: str,
+  settings: 'Settings',
+  *,
+  videos: Sequence[str] = (),
+  data: str = '',
+  split: str = 'test',
+  dataset: str = '',
+) -> 'FeatureFolder':
+  """Writes features of videos, or of a dataset's split; see the flags of this command.
+
+  Raises:
+    CheckpointMismatchError: As `trained.load`.
+    ConfigError: Not one of `videos` and `data`, as `Extractor` and `FeatureFolder`, or two videos would
+      have one name.
+    DataError: A path is not there; at the end, videos that could not be read.
+  """
+  if bool(videos) == bool(data):
     raise ConfigError('Name videos by --video, or a dataset by --data: one of the two.')
+  from datasets.sources import open_dataset
   from train_lib import extract, feature_files, trained
 
-  settings = extract.Settings(
-    layer=_LAYER.value,
-    hop=_HOP.value,
-    window=_WINDOW.value,
-    crops=_VIEWS.value,
-    batch_size=_BATCH_SIZE.value,
+  inputs = feature_files.named_files(videos)
+  rows = list(feature_files.of_dataset(open_dataset(data, split, {}))) if data else []
+  model = trained.load(checkpoint)
+  extractor = extract.Extractor(model, settings, dataset)
+  failures = Failures(len(inputs) + len(rows))
+  plans = list(_plans(extractor, inputs, rows, failures))
+  folder = feature_files.FeatureFolder(
+    Path(out), feature_files.describe(checkpoint, model, extractor)
   )
-  inputs = feature_files.named_files(_VIDEO.value)
-  model = trained.load(_CHECKPOINT.value)
-  extractor = extract.Extractor(model, settings, _DATASET.value)
-  description = feature_files.describe(_CHECKPOINT.value, model, extractor)
-  failures, plans = _plan(extractor, inputs)
-  folder = feature_files.FeatureFolder(Path(_OUT.value), description)
   todo = [plan for plan in plans if not folder.has(plan)]
   _say(plans, len(plans) - len(todo), extractor)
   try:
@@ -100,30 +114,24 @@ def main() -> None:
       folder.write(video, found)
   finally:
     folder.write_manifest()
-  print(f'Features of {len(folder.names):,} videos: {folder.path}/{feature_files.MANIFEST}')
   failures.check()
+  return folder
 
 
-def _plan(extractor: 'Extractor', inputs: dict[str, Path]) -> tuple[Failures, list['Planned']]:
+def _plans(
+  extractor: 'Extractor', inputs: Mapping[str, Path], rows: Sequence['Video'], failures: Failures
+) -> Iterator['Planned']:
   """The windows of all videos; every file is looked into."""
   from datasets.one_video import OneVideo
-  from datasets.sources import open_dataset
-  from train_lib import extract, feature_files
   from train_lib.console import progress
+  from train_lib.extract import Video
 
-  plans = []
-  if _DATA.value:
-    dataset = open_dataset(_DATA.value, _SPLIT.value, {})
-    failures = Failures(len(dataset))
-    for video in feature_files.of_dataset(dataset):
-      with failures.collect(video.name):
-        plans.append(extractor.plan(video))
-    return failures, plans
-  failures = Failures(len(inputs))
   for name, path in progress(inputs.items(), 'looking into videos', len(inputs)):
     with failures.collect(path):
-      plans.append(extractor.plan(extract.Video(name, OneVideo(path))))
-  return failures, plans
+      yield extractor.plan(Video(name, OneVideo(path)))
+  for video in rows:
+    with failures.collect(video.name):
+      yield extractor.plan(video)
 
 
 def _say(plans: Sequence['Planned'], done: int, extractor: 'Extractor') -> None:
@@ -139,6 +147,23 @@ def _say(plans: Sequence['Planned'], done: int, extractor: 'Extractor') -> None:
     f'{done:,} videos are there already.',
     flush=True,
   )
+
+
+def main() -> None:
+  """Extracts."""
+  from train_lib.extract import Settings
+
+  settings = Settings(_LAYER.value, _HOP.value, _WINDOW.value, _VIEWS.value, _BATCH_SIZE.value)
+  folder = extract_features(
+    _CHECKPOINT.value,
+    _OUT.value,
+    settings,
+    videos=_VIDEO.value,
+    data=_DATA.value,
+    split=_SPLIT.value,
+    dataset=_DATASET.value,
+  )
+  print(f'{folder.manifest}: features of {len(folder.names):,} videos')
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from train_lib.compare import Comparison
 from train_lib.paired import Outcomes
@@ -12,6 +13,7 @@ from train_lib.pictures import save_png, shorten
 
 _INK, _MUTED, _GRID = '#1f2430', '#6b7280', '#e5e7eb'
 _GAIN, _LOSS, _A, _B = '#1a9850', '#d73027', '#9aa3b2', '#5b9bd0'
+_BOTH = '#c9dcf0'
 _BARS = 10  # Classes at each end, and half the confusions.
 _ROW, _TOP = 0.24, 1.9  # inches of a bar's row, and of all that is no row
 
@@ -48,7 +50,7 @@ def _draw_outcomes(axes: Axes, score: Outcomes) -> None:
   """One bar of all examples, by which of the two is right."""
   left = 0
   parts = (
-    ('both right', score.both, _B),
+    ('both right', score.both, _BOTH),
     ('A alone', score.only_a, _LOSS),
     ('B alone', score.only_b, _GAIN),
     ('both wrong', score.neither, _GRID),
@@ -79,6 +81,7 @@ def _draw_pairs(axes: Axes, labels: Sequence[str], counts: Sequence[tuple[int, i
   for side, (name, color) in enumerate((('A', _A), ('B', _B))):
     places = [row + 0.4 * side - 0.2 for row in range(len(labels))]
     axes.barh(places, [pair[side] for pair in counts], 0.38, color=color, label=name, zorder=2)
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.set_title('Confusions that changed most, in videos', fontsize=10, color=_INK, loc='left')
   axes.legend(loc='lower right', frameon=False, fontsize=9, labelcolor=_INK)
 

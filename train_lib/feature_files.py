@@ -75,6 +75,11 @@ class FeatureFolder:
     self.write_manifest()
 
   @property
+  def manifest(self) -> Path:
+    """The file that says what the folder holds."""
+    return self.path / MANIFEST
+
+  @property
   def names(self) -> list[str]:
     """The videos whose features are there, sorted."""
     return sorted(self._shapes)
@@ -116,12 +121,12 @@ class FeatureFolder:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       text = json.dumps({**self._description, 'videos': videos}, indent=1, ensure_ascii=False)
-      write_atomically(self.path / MANIFEST, text + '\n')
+      write_atomically(self.manifest, text + '\n')
     except OSError as error:
       raise ConfigError(f'--out={self.path} cannot be written to: {error.strerror}.') from error
 
   def _check(self) -> None:
-    manifest = self.path / MANIFEST
+    manifest = self.manifest
     if not manifest.exists():
       if self.path.is_dir() and (found := next(self.path.rglob('*.npz'), None)):
         raise ConfigError(
