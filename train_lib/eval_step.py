@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from models.video_model import VideoModel
 from train_lib import losses
+from train_lib import mesh as mesh_lib
 from train_lib.augment import normalize
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.labels import Batch, Metrics, best_is_right, masks_of, targets_of
@@ -54,11 +56,19 @@ def make_eval_step(
         for k in top
         if experiment.tasks[k].loss == 'softmax'
       },
-      'label_scores': {k: logits[k] for k in top if experiment.tasks[k].multi_label},
-      'box_probabilities': {k: probabilities[k] for k in sorted(on_boxes)},
+      'logits': logits,
+      'probabilities': probabilities,
     }
 
   return eval_step
+
+
+def jit_eval_step(
+  experiment: Experiment, facts: DataFacts, model: VideoModel, mesh: Mesh
+) -> Callable[[PyTree, Batch], dict[str, Any]]:
+  """The step compiled for a mesh: of evaluations in a run, and of predictions outside one."""
+  step = mesh_lib.on_mesh(mesh, make_eval_step(experiment, facts, model))
+  return jax.jit(step, out_shardings=mesh_lib.replicated(mesh))
 
 
 def over_views(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:

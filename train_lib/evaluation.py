@@ -117,7 +117,8 @@ def evaluate(
     if stop():
       stream.close()
       raise PreemptedError('Asked to stop while evaluating.')
-    result = {**program.eval_step(variables, batch), **_known(program, host_batch, batch)}
+    result = _kept(program, program.eval_step(variables, batch))
+    result |= _known(program, host_batch, batch)
     if in_flight is not None:  # Fetched while the device works on the next batch.
       outputs.append(jax.device_get(in_flight))
     in_flight = result
@@ -165,6 +166,17 @@ def _box_predictions(
     annotated=np.array([r.annotated[j] for r, j in found], bool),
     probabilities=probabilities[shown, places],
   )
+
+
+def _kept(program: Program, result: Mapping[str, Any]) -> dict[str, Any]:
+  """What is gathered over the split: numbers of all classes only where they are scored."""
+  tasks, probabilities = program.experiment.tasks, result['probabilities']
+  return {
+    **{key: result[key] for key in ('metrics', 'top_classes', 'top_probabilities', 'label_ranks')},
+    # Not probabilities, which would tie: float32 rounds those of logits above 16.6 to 1.
+    'label_scores': {k: v for k, v in result['logits'].items() if tasks[k].multi_label},
+    'box_probabilities': {k: v for k, v in probabilities.items() if tasks[k].on_boxes},
+  }
 
 
 def _known(program: Program, host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Trained:
   """A model with all that its checkpoint knows.
 
   Attributes:
-    experiment: As it was trained, but in float32 and with unrolled layers.
+    experiment: As it was trained; but in float32 and with unrolled layers, unless it was loaded
+      `as_trained`.
     model: The trunk with its heads.
     variables: `params` and other collections, float32 numpy arrays.
     class_names: Task -> names in label order.
@@ -39,6 +40,11 @@ class Trained:
   variables: dict[str, PyTree]
   class_names: Mapping[str, tuple[str, ...]]
   shown: Mapping[str, Preprocessing]
+
+  @property
+  def facts(self) -> DataFacts:
+    """The classes; it is not known how many examples there were."""
+    return DataFacts({}, self.class_names, 'the checkpoint')
 
   def task(self, name: str) -> str:
     """The task called `name`, or for '' the only one that classifies clips.
@@ -62,8 +68,13 @@ class Trained:
     return of_clips[0]
 
 
-def load(path: str) -> Trained:
+def load(path: str, *, as_trained: bool = False) -> Trained:
   """Loads a model from a run's folder (its newest checkpoint) or a file of `tools.checkpoint --out`.
+
+  Args:
+    path: of the folder or file.
+    as_trained: whether it computes as its evaluations did: in the experiment's `compute_dtype`, and
+      with its layers scanned and rematerialised if they were. Otherwise in float32 and unrolled.
 
   Raises:
     CheckpointMismatchError: There is nothing there, it is damaged, it is a weight file that does not
@@ -72,8 +83,10 @@ def load(path: str) -> Trained:
   """
   arrays, meta = _read(path)
   config = dict(meta['config'])
-  config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
-  experiment = experiment_lib.parse({**config, 'compute_dtype': 'float32'})
+  if not as_trained:
+    config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
+    config['compute_dtype'] = 'float32'
+  experiment = experiment_lib.parse(config)
   class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
   model = build_model(experiment, DataFacts({}, class_names, path))
   variables = _variables(arrays)

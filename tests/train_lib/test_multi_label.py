@@ -121,7 +121,7 @@ def test_scores_of_sure_predictions_differ(config):
   result = step({}, batch)
   # As probabilities both are 1, which would be a precision of one in two.
   assert np.asarray(result['top_probabilities']['motion'])[:, 0].tolist() == [1, 1]
-  scores = np.asarray(result['label_scores']['motion'])
+  scores = np.asarray(result['logits']['motion'])
   assert average_precisions(scores, labels)[0] == 1
 
 
