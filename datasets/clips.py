@@ -103,40 +103,10 @@ def single_view(
   return Clip(pixels, times[0], window, shape)
 
 
-def window_clips(
-  dataset: VideoDataset, config: ClipConfig, row: int, times: _Array, spatial_views: int
-) -> Iterator[_Array]:
-  """Yields the clips of windows of a video, uint8 [spatial_views, T, crop, crop, 3] each.
-
-  Every frame is decoded once, and only windows that are not yet whole are in memory.
-
-  Args:
-    dataset: where the video is.
-    config: what to cut.
-    row: the video.
-    times: frame numbers of each window, int64 [N, T]; windows end in the order in which they are given.
-    spatial_views: crops of each frame.
-
-  Raises:
-    DataError: a frame cannot be read.
-  """
-  distinct, first = np.unique(np.sort(times, axis=None), return_index=True)
-  places = np.split(np.argsort(times, axis=None, kind='stable'), first[1:])
-  missing = np.full(len(times), times.shape[1])
-  begun: dict[int, _Array] = {}
-  crops: Sequence[geometry.Window] = ()
-  for frame, where in zip(dataset.frames(row, distinct), places, strict=True):
-    shape = _eval_shape(config, *frame.shape[:2])
-    frame = geometry.resize(frame, *shape)
-    crops = crops or _eval_windows(config, *shape, spatial_views)
-    for window, t in zip(*np.unravel_index(where, times.shape), strict=True):
-      if int(window) not in begun:
-        begun[int(window)] = _empty(len(crops), config)
-      for number, crop in enumerate(crops):
-        geometry.cut(frame, crop, begun[int(window)][number, t])
-      missing[window] -= 1
-      if not missing[window]:
-        yield begun.pop(int(window))
+def centre_crop(frame: _Array, config: ClipConfig, out: _Array) -> None:
+  """Writes what the centre view shows of a frame, uint8 [H, W, 3], to `out` [crop, crop, 3]."""
+  shape = _eval_shape(config, *frame.shape[:2])
+  geometry.cut(geometry.resize(frame, *shape), _eval_windows(config, *shape, 1)[0], out)
 
 
 def _cut_views(

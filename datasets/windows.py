@@ -1,11 +1,13 @@
 """Sliding windows over a video: each is cut as if it were a video of its own."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets import sampling
+from datasets import clips, sampling
 from datasets.clip_config import ClipConfig, require
+from datasets.dataset import VideoDataset
 from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -79,6 +81,28 @@ def indices(found: Windows, clip: ClipConfig, frame_rate: float) -> _Array:
     step = _step(clip, frame_rate)
     within = sampling.dense_view_indices(found.span, clip.frames, step, 1, clip.short_clip)[0]
   return found.starts[:, None] + within
+
+
+def cut(dataset: VideoDataset, row: int, clip: ClipConfig, found: Windows) -> Iterator[_Array]:
+  """Each window's clip, its centre crop, uint8 [T, crop, crop, 3].
+
+  A frame is decoded once, however many windows show it, and kept, cropped, until the last of them.
+
+  Raises:
+    DataError: a frame cannot be read.
+  """
+  times = indices(found, clip, float(dataset.frame_rate[row]))
+  wanted = np.unique(times)
+  frames = zip(wanted.tolist(), dataset.frames(row, wanted))
+  kept: dict[int, _Array] = {}
+  for number, window in enumerate(times.tolist()):
+    while not kept or max(kept) < max(window):
+      index, frame = next(frames)
+      kept[index] = np.empty(clip.shape[1:], np.uint8)
+      clips.centre_crop(frame, clip, kept[index])
+    yield np.stack([kept[index] for index in window])
+    following = times[number + 1 :].min(initial=np.iinfo(np.int64).max)
+    kept = {index: pixels for index, pixels in kept.items() if index >= following}
 
 
 def _step(clip: ClipConfig, frame_rate: float) -> float:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from datasets import windows
+from datasets import clips, windows
 from datasets.clip_config import ClipConfig
+from datasets.one_video import OneVideo
 from errors import ConfigError, DataError
+from tests.datasets.videos import write_video
 
 DENSE = ClipConfig(frames=4, stride=2, resize=8, crop=8)
 
@@ -59,3 +61,34 @@ def test_numbers_out_of_range_are_named():
     windows.windows(30, DENSE, 0, 10.0)
   with pytest.raises(ConfigError, match='span: expected at least 0, got -1'):
     windows.windows(30, DENSE, 1, 10.0, span=-1)
+
+
+def test_a_window_is_cut_as_a_video_of_its_own(tmp_path):
+  path = write_video(tmp_path / 'a.mp4', 20)
+  clip = ClipConfig(frames=4, stride=2, resize=40, crop=32)
+  found = windows.windows(20, clip, 3, 25.0)
+  decoded = []
+
+  class Counting(OneVideo):
+    def frames(self, row, indices):
+      for index, frame in zip(indices, super().frames(row, indices)):
+        decoded.append(int(index))
+        yield frame
+
+  pixels = list(windows.cut(Counting(path), 0, clip, found))
+  assert decoded == sorted(set(decoded))
+  assert [w.shape for w in pixels] == [(4, 32, 32, 3)] * 6
+  for start, window in zip(found.starts.tolist(), pixels, strict=True):
+    part = Part(path, start, found.span)
+    np.testing.assert_array_equal(window, clips.view_clips(part, clip, 0, 1, 1)[0])
+
+
+class Part(OneVideo):
+  """Some frames of a video."""
+
+  def __init__(self, path, start, frames):
+    super().__init__(path)
+    self.start, self.num_frames = start, np.array([frames])
+
+  def frames(self, row, indices):
+    return super().frames(row, self.start + np.asarray(indices))
