@@ -51,7 +51,7 @@ _LAYER = flags.DEFINE_enum(
 _HOP = flags.DEFINE_float(
   'hop',
   0.0,
-  'Seconds from one window to the next; 0: a window follows where the one before ends.',
+  'Seconds from one window to the next; 0: half a window.',
   allow_override=True,
 )
 _WINDOW = flags.DEFINE_float(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datasets import clips, windows
+from datasets import windows
 from datasets.clip_config import require
 from datasets.dataset import VideoDataset
 from datasets.windows import Windows
@@ -62,7 +62,7 @@ class Settings:
 
   Attributes:
     layer: `'pooled'`, what a classifier reads, or `'tokens'`.
-    hop: Seconds from one window to the next; 0: windows follow one another without overlap.
+    hop: Seconds from one window to the next; 0: half a window.
     window: Seconds of a window, for models whose clips span whole videos; 0: the whole video. Of other
       models a window is as long as a clip, and this is 0.
     crops: Crops of each frame, 1 or 3; pooled features are their mean.
@@ -134,7 +134,7 @@ class Extractor:
       )
     clip = self.shown.clip
     span = round(self.settings.window * rate) or windows.span_of(clip, rate) or frames
-    hop = max(round(self.settings.hop * rate), 1) if self.settings.hop else span
+    hop = max(round(self.settings.hop * rate), 1) if self.settings.hop else max(span // 2, 1)
     return Planned(video, windows.windows(frames, clip, hop, rate, span))
 
   def extract(
@@ -169,10 +169,9 @@ class Extractor:
     for plan in planned:
       video = plan.video
       with collect(video.name):
-        frames = windows.indices(plan.windows, clip, video.frame_rate)
-        part = _Part(plan, frames, [])
-        cut = clips.window_clips(video.dataset, clip, video.row, frames, self.settings.crops)
-        yield from ((part, pixels) for pixels in cut)
+        part = _Part(plan, windows.indices(plan.windows, clip, video.frame_rate), [])
+        cut = windows.cut_views(video.dataset, video.row, clip, plan.windows, self.settings.crops)
+        yield from ((part, views) for views in cut)
 
   def _compute(self, pixels: np.ndarray) -> np.ndarray:
     """uint8 [n, crops, T, H, W, 3] -> float32 [n, *shape]; of every n the program is the same."""

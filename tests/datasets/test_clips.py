@@ -138,27 +138,6 @@ def test_views():
   assert views[:, 0, 0, 0, 1].tolist() == [0, 0, 4, 4, 8, 8]
 
 
-def test_windows_are_cut_in_one_pass_and_given_when_they_are_whole():
-  dataset, config = Ramps(12), ClipConfig(frames=3, stride=1, resize=24, crop=24)
-  times = np.array([[0], [3], [6]]) + [0, 2, 4]
-  whole = []
-  for window, clip in enumerate(clips.window_clips(dataset, config, 0, times, 3)):
-    assert clip.shape == (3, 3, 24, 24, 3)
-    assert clip[:, :, 0, 0, 0].tolist() == [times[window].tolist()] * 3
-    assert clip[:, 0, 0, 0, 1].tolist() == [0, 4, 8]
-    whole.append(window)
-  assert whole == [0, 1, 2]
-  assert dataset.read == [[0, 2, 3, 4, 5, 6, 7, 8, 10]]
-
-
-def test_a_window_may_repeat_frames_and_is_what_a_view_is():
-  dataset, config = Ramps(3), ClipConfig(frames=5, stride=1, resize=18, crop=16)
-  times = clips.view_indices(dataset, config, 0, 1)
-  assert times.tolist() == [[0, 1, 2, 0, 1]]
-  (clip,) = clips.window_clips(dataset, config, 0, times, 1)
-  np.testing.assert_array_equal(clip, clips.view_clips(dataset, config, 0, 1, 1))
-
-
 def test_views_resize_the_whole_frame_first():
   views = clips.view_clips(Ramps(3), ClipConfig(frames=1, stride=1, resize=18, crop=16), 0, 1, 1)
   frame = next(Ramps(3).frames(0, np.array([1])))

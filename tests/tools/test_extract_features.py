@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.vivit import demo
-from datasets import clips
+from datasets import clips, windows
 from datasets.one_video import OneVideo
 from errors import ConfigError, DataError
 from tests.datasets.videos import write_video
@@ -81,12 +81,12 @@ def test_tokens_come_with_their_grid(model, folder, tmp_path):
   video = str(folder / 'a.mp4')
   extract_features(model[0], str(tmp_path / 'out'), settings, videos=[video])
   content = load(tmp_path / 'out' / 'a.mp4.npz')
-  assert content['features'].shape == (2, 2, 2, 2, 8)
-  assert content['start'].tolist() == [0, 0.5]  # One after the other, the last with the end.
+  assert content['features'].shape == (3, 2, 2, 2, 8)
+  assert content['start'].tolist() == [0, 0.3, 0.5]  # Half a window on, and the last with the end.
 
 
 def test_crops_are_averaged(model, folder, tmp_path):
-  settings = Settings(crops=3, batch_size=2)
+  settings = Settings(hop=1.0, crops=3, batch_size=2)
   video = str(folder / 'more' / 'a.mp4')
   extract_features(model[0], str(tmp_path / 'out'), settings, videos=[video])
   found = trained.load(model[0])
@@ -101,7 +101,7 @@ def test_crops_are_averaged(model, folder, tmp_path):
 
 def test_what_was_done_before_a_kill_is_not_repeated(model, folder, tmp_path, monkeypatch, capsys):
   out, videos = tmp_path / 'out', [str(folder)]
-  original, looked_at = clips.window_clips, []
+  original, looked_at = windows.cut_views, []
 
   def killed(dataset, *arguments):
     if dataset.where.endswith('more/a.mp4'):
@@ -112,11 +112,11 @@ def test_what_was_done_before_a_kill_is_not_repeated(model, folder, tmp_path, mo
     looked_at.append(dataset.where)
     return original(dataset, *arguments)
 
-  monkeypatch.setattr(clips, 'window_clips', killed)
+  monkeypatch.setattr(windows, 'cut_views', killed)
   with contextlib.suppress(KeyboardInterrupt):
     extract_features(model[0], str(out), HOP, videos=videos)
   assert list(json.loads((out / 'manifest.json').read_text())['videos']) == ['a.mp4']
-  monkeypatch.setattr(clips, 'window_clips', noted)
+  monkeypatch.setattr(windows, 'cut_views', noted)
   found = extract_features(model[0], str(out), HOP, videos=videos)
   assert looked_at == [str(folder / 'more' / 'a.mp4')]
   assert found.names == ['a.mp4', 'more/a.mp4']
