@@ -61,8 +61,8 @@ _WINDOW = flags.DEFINE_float(
   allow_override=True,
 )
 _VIEWS = flags.DEFINE_integer(
-  'views', 1, 'Crops of each window, 1 or 3, whose pooled features are averaged.', allow_override=True
-)  # fmt: skip
+  'views', 1, 'Crops of each window, 1 or 3; pooled features are their mean.', allow_override=True
+)
 _DATASET = flags.DEFINE_string(
   'dataset',
   '',

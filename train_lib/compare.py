@@ -181,13 +181,16 @@ def _common(a: Results, b: Results, task: str, intersect: bool) -> tuple[list[Ke
     )
   notes = [f'Only what both have is compared: {reason}.'] if left_out else []
   hashes = [results.metrics.get('data') for results in (a, b)]
-  if hashes[0] != hashes[1]:
-    repeated = [key[0] for key in a.lines if key[1]]
-    if repeated:
-      raise DataError(
-        f'{a.path}: the id {repeated[0]!r} stands there more than once, and {b.path} is of other '
-        'data: which is which cannot be told.'
-      )
+  if None not in hashes and hashes[0] == hashes[1]:
+    return alike, notes
+  if repeated := [key[0] for key in a.lines if key[1]]:
+    raise DataError(
+      f'{a.path}: the id {repeated[0]!r} stands there more than once, and {b.path} may be of other '
+      'data: which is which cannot be told.'
+    )
+  if None in hashes:
+    notes.append('Whether the data are the same is not known: a metrics.json is missing.')
+  else:
     notes.append(
       'The data are not the same files: ids and labels agree, but their hashes in metrics.json do not.'
     )

@@ -104,7 +104,7 @@ def _header(comparison: Comparison) -> str:
   shown = [results.metrics.get('shown', 'unknown') for results in (comparison.a, comparison.b)]
   lines = []
   for side, results, how in zip('AB', (comparison.a, comparison.b), shown, strict=True):
-    lines.append(f'{side}  {results.path.parent}: {len(results.lines):,} videos')
+    lines.append(f'{side}  {results.where}: {len(results.lines):,} videos')
     if shown[0] != shown[1]:
       lines.append(f'   shown otherwise: {how}')
   return '\n'.join([*lines, *([f'   both shown: {shown[0]}'] if shown[0] == shown[1] else [])])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -65,14 +66,14 @@ class Settings:
     hop: Seconds from one window to the next; 0: half a window.
     window: Seconds of a window, for models whose clips span whole videos; 0: the whole video. Of other
       models a window is as long as a clip, and this is 0.
-    crops: Crops of each frame, 1 or 3; pooled features are their mean.
+    views: Crops of each frame, 1 or 3; pooled features are their mean.
     batch_size: Windows computed at once.
   """
 
   layer: Layer = 'pooled'
   hop: float = 0.0
   window: float = 0.0
-  crops: int = 1
+  views: int = 1
   batch_size: int = 8
 
   def __post_init__(self) -> None:
@@ -81,10 +82,10 @@ class Settings:
     for name in ('hop', 'window'):
       value = getattr(self, name)
       require(0 <= value < float('inf'), name, 'seconds, 0 or more', value)
-    require(self.crops in (1, 3), 'crops', '1 or 3', self.crops)
+    require(self.views in (1, 3), 'views', '1 or 3', self.views)
     require(self.batch_size >= 1, 'batch_size', 'at least 1', self.batch_size)
     if self.layer == 'tokens':
-      require(self.crops == 1, 'crops', "1 for layer='tokens', which show one crop", self.crops)
+      require(self.views == 1, 'views', "1 for layer='tokens', which show one crop", self.views)
 
 
 class Extractor:
@@ -111,14 +112,18 @@ class Extractor:
     clip = self.shown.clip
     if settings.window and clip.sampling not in ('uniform', 'segments'):
       raise ConfigError(
-        f'window={settings.window}: the model\'s clips are {clip.frames} frames a stride of '
+        f'window={settings.window}: clips of this model are {clip.frames} frames a stride of '
         f'{clip.stride} apart, which is as long as a window is. Leave it 0.'
-      )  # fmt: skip
-    if settings.crops > 1 and clip.fit == 'pad':
-      raise ConfigError(f'crops={settings.crops}: the model sees whole frames (fit=\'pad\'). Use 1.')  # fmt: skip
-    self._variables, self._apply = trained.variables, _program(trained, self.shown, settings.layer)
-    batch = jax.ShapeDtypeStruct((settings.batch_size * settings.crops, *clip.shape), np.uint8)
-    self.shape = jax.eval_shape(self._apply, self._variables, batch).shape[1:]
+      )
+    if settings.views > 1 and clip.fit == 'pad':
+      raise ConfigError(f"views={settings.views}: the model sees whole frames (fit='pad'). Use 1.")
+    self._trained, self._apply = trained, _program(trained, self.shown, settings.layer)
+    batch = jax.ShapeDtypeStruct((settings.batch_size * settings.views, *clip.shape), np.uint8)
+    self.shape = jax.eval_shape(self._apply, trained.variables, batch).shape[1:]
+
+  @functools.cached_property
+  def _variables(self) -> PyTree:
+    return jax.device_put(self._trained.variables)
 
   def plan(self, video: Video) -> 'Planned':
     """What windows a video has; it is not decoded for that.
@@ -164,22 +169,22 @@ class Extractor:
   def _clips(
     self, planned: Sequence['Planned'], collect: Collect
   ) -> Iterator[tuple['_Part', np.ndarray]]:
-    """Each window's clip, uint8 [crops, T, H, W, 3], with the video that it is a part of."""
+    """Each window's clip, uint8 [views, T, H, W, 3], with the video that it is a part of."""
     clip = self.shown.clip
     for plan in planned:
       video = plan.video
       with collect(video.name):
         part = _Part(plan, windows.indices(plan.windows, clip, video.frame_rate), [])
-        cut = windows.cut_views(video.dataset, video.row, clip, plan.windows, self.settings.crops)
-        yield from ((part, views) for views in cut)
+        cut = windows.cut_views(video.dataset, video.row, clip, plan.windows, self.settings.views)
+        yield from ((part, pixels) for pixels in cut)
 
   def _compute(self, pixels: np.ndarray) -> np.ndarray:
-    """uint8 [n, crops, T, H, W, 3] -> float32 [n, *shape]; of every n the program is the same."""
-    n, crops = pixels.shape[:2]
+    """uint8 [n, views, T, H, W, 3] -> float32 [n, *shape]; of every n the program is the same."""
+    n, views = pixels.shape[:2]
     batch = np.zeros((self.settings.batch_size, *pixels.shape[1:]), np.uint8)
     batch[:n] = pixels
     values = np.asarray(self._apply(self._variables, batch.reshape(-1, *pixels.shape[2:])))
-    return values.reshape(-1, crops, *self.shape)[:n].mean(1)
+    return values.reshape(-1, views, *self.shape)[:n].mean(1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

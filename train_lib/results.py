@@ -29,6 +29,11 @@ class Results:
   lines: Mapping[Key, Mapping[str, Any]]
 
   @property
+  def where(self) -> Path:
+    """The evaluation's folder, or the file where it has another name than evaluations give it."""
+    return self.path.parent if self.path.name == PREDICTIONS else self.path
+
+  @property
   def tasks(self) -> list[str]:
     """Names of the tasks that were predicted, sorted."""
     return sorted({task for line in self.lines.values() for task in line if task != 'id'})

@@ -86,7 +86,7 @@ def test_tokens_come_with_their_grid(model, folder, tmp_path):
 
 
 def test_crops_are_averaged(model, folder, tmp_path):
-  settings = Settings(hop=1.0, crops=3, batch_size=2)
+  settings = Settings(hop=1.0, views=3, batch_size=2)
   video = str(folder / 'more' / 'a.mp4')
   extract_features(model[0], str(tmp_path / 'out'), settings, videos=[video])
   found = trained.load(model[0])
@@ -164,7 +164,7 @@ def test_mistakes_are_named(model, folder, tmp_path):
     extract_features(model[0], out, Settings(window=2.0), videos=[video])
   with pytest.raises(ConfigError, match=r"--dataset=k400: .*\['demo'\]"):
     extract_features(model[0], out, HOP, videos=[video], dataset='k400')
-  for wrong in ({'crops': 2}, {'hop': -1.0}, {'crops': 3, 'layer': 'tokens'}, {'batch_size': 0}):
+  for wrong in ({'views': 2}, {'hop': -1.0}, {'views': 3, 'layer': 'tokens'}, {'batch_size': 0}):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
       Settings(**wrong)
   assert not (tmp_path / 'out').exists()

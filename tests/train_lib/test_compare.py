@@ -228,6 +228,14 @@ def test_evaluations_of_a_run_are_found(tmp_path):
     results.find(str(tmp_path / 'nothing'))
 
 
+def test_predictions_alone_can_be_compared(tmp_path):
+  a, b = write(tmp_path / 'a', A), write(tmp_path / 'b', B)
+  alone = b.path.rename(tmp_path / 'mine.jsonl')
+  found = compare(a, results.read(alone))
+  assert found.notes == ('Whether the data are the same is not known: a metrics.json is missing.',)
+  assert f'B  {alone}: 5 videos\n   shown otherwise: unknown' in compare_report.report(found)
+
+
 def test_damaged_files_are_named(tmp_path):
   path = tmp_path / 'predictions.jsonl'
   path.write_text('{"id": "a"}\n{"id": ')

@@ -110,6 +110,7 @@ def test_windows_of_several_videos_share_batches(monkeypatch):
     return jnp.asarray(pixels[:, :, 0, 0, 0], jnp.float32).mean(1)[:, None]  # The mean frame.
 
   monkeypatch.setattr(extractor, '_apply', compute)
+  monkeypatch.setitem(vars(extractor), '_variables', {})
   found = dict(extractor.extract([extractor.plan(video) for video in videos]))
   assert sizes == [(4, 4, 16, 16, 3)] * 2
   assert [video.name for video in found] == ['7', '21', '9']
