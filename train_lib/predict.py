@@ -16,6 +16,8 @@ import numpy as np
 
 from datasets import clips, patches
 from datasets.batches import Loading, eval_batches
+from datasets.box_config import BoxConfig
+from datasets.clip_config import ClipConfig
 from datasets.dataset import VideoDataset
 from datasets.examples import PADDING_ROW, unreadable_row
 from datasets.manifest import TaskLabels
@@ -108,8 +110,8 @@ class Predictor:
       found.setdefault(tasks[name].dataset, []).append(name)
     return found
 
-  def clip(self, dataset: str) -> Any:
-    """How clips of a dataset's videos are cut, a ClipConfig."""
+  def clip(self, dataset: str) -> ClipConfig:
+    """How clips of a dataset's videos are cut."""
     return self._shown[dataset].clip
 
   def on_boxes(self, dataset: str) -> bool:
@@ -167,7 +169,7 @@ class Predictor:
     """
     shape, patch = self.clip(dataset).shape, self.experiment.host_patch
     for group in _grouped(pixels, batch_size):
-      inputs = np.zeros((batch_size, 1, *shape), np.uint8)
+      inputs: np.ndarray = np.zeros((batch_size, 1, *shape), np.uint8)
       inputs[: len(group), 0] = group
       if patch is not None:
         cut = np.empty(patches.patch_shape(inputs.shape, patch), np.uint8)
@@ -215,7 +217,7 @@ class Predictor:
       batch_size=most,
       temporal_views=config.temporal_views,
       spatial_views=config.spatial_views,
-      boxes=config.boxes,
+      boxes=None if config.boxes is None else _with_room(config.boxes, videos),
       patch=self.experiment.host_patch,
       max_bad_records=len(videos),
       loading=Loading(self.experiment.loader_threads, self.experiment.loader_processes),
@@ -276,6 +278,12 @@ def joint_names(names: Sequence[Sequence[str]], index: int) -> tuple[str, ...]:
   """The classes of a combination by its number among `joint_scores`; `names` are each task's."""
   places = np.unravel_index(index, [len(own) for own in names])
   return tuple(own[int(place)] for own, place in zip(names, places))
+
+
+def _with_room(boxes: BoxConfig, videos: VideoDataset) -> BoxConfig:
+  """Boxes of which every keyframe's have room."""
+  most = int(np.bincount(videos.box_table().rows).max())
+  return dataclasses.replace(boxes, max_boxes=max(boxes.max_boxes, most))
 
 
 def _with_views(config: DatasetConfig, temporal: int, spatial: int) -> DatasetConfig:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from datasets import windows
 from datasets.one_video import OneVideo
-from errors import ConfigError
 from train_lib.files import write_atomically
 from train_lib.pictures import save_png, shorten
 from train_lib.predict import Predictor
+from train_lib.watch import window_frames
 
 # Okabe and Ito's palette, which colour-blind people can tell apart.
 _COLORS = '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#f0e442', '#000000'
@@ -38,6 +38,10 @@ class Timeline:
   ends: np.ndarray
   probabilities: Mapping[str, np.ndarray]
 
+  def of(self, tasks: Sequence[str]) -> 'Timeline':
+    """The same with some of its tasks."""
+    return dataclasses.replace(self, probabilities={t: self.probabilities[t] for t in tasks})
+
   def at(self, seconds: float) -> int:
     """The window whose middle is nearest to a time."""
     return int(np.abs((self.starts + self.ends) / 2 - seconds).argmin())
@@ -56,29 +60,16 @@ def make_timeline(
     predictor: of the model.
     dataset: of the checkpoint, without boxes.
     path: of the video.
-    window: seconds of a window, for clips that are spread over whatever they are cut from
-      ('uniform', 'segments'); 0: what a clip spans.
-    hop: seconds from a window to the next; 0: half a window.
+    window: as `window_frames` takes it.
+    hop: likewise.
 
   Raises:
-    ConfigError: Clips need a `window` and there is none, or have their own and there is one.
+    ConfigError: As `window_frames`.
     DataError: The video cannot be read.
   """
   video, clip = OneVideo(path), predictor.clip(dataset)
   rate, frames = float(video.frame_rate[0]), int(video.num_frames[0])
-  own = windows.span_of(clip, rate)
-  if own and window:
-    raise ConfigError(
-      f'--window={window:g}: clips of this checkpoint have a stride, so a window is what one spans, '
-      f'{own / rate:.2f} s here. Leave --window out.'
-    )
-  if not own and not window:
-    raise ConfigError(
-      'This checkpoint spreads the frames of a clip over the whole video: say by --window=SECONDS '
-      'what one prediction is to see.'
-    )
-  span = own or max(round(window * rate), 1)
-  step = max(round(hop * rate), 1) if hop else max(span // 2, 1)
+  span, step = window_frames(predictor, dataset, rate, window, hop)
   found = windows.windows(frames, clip, step, rate, span)
   scores = list(
     predictor.predict_clips(
