@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,50 +47,52 @@ def _drawn(source: str | Path, info: VideoInfo, draw: Draw) -> Iterator[np.ndarr
     times = max(1, -(-_LEAST // min(frame.shape[:2])))
     large = np.array(frame.repeat(times, 0).repeat(times, 1))
     large = large[: large.shape[0] // 2 * 2, : large.shape[1] // 2 * 2]
-    write_lines(large, tuple(draw(large, time)))
+    write_lines(large, draw(large, time))
     yield large
 
 
-def write_lines(frame: np.ndarray, lines: tuple[str, ...]) -> None:
-  """Writes lines at the top left of a frame, uint8 [H, W, 3], on a darkened ground; in place."""
+def write_lines(frame: np.ndarray, lines: Sequence[str], top: int = 0, left: int = 0) -> None:
+  """Writes lines from a place of a frame on, uint8 [H, W, 3], on a darkened ground; in place."""
   if not lines:
     return
-  text = _banner(lines, *frame.shape[:2])  # [h, w], how much of each pixel is letter
-  part = frame[: text.shape[0], : text.shape[1]]
-  white = text[..., None] * 255.0
-  part[...] = np.round((1 - text[..., None]) * part * (1 - _OPACITY) + white).astype(np.uint8)
+  letters = _letters(tuple(lines), *frame.shape[:2])  # [h, w]
+  part = frame[top : top + letters.shape[0], left : left + letters.shape[1]]
+  ink = letters[: part.shape[0], : part.shape[1], None]
+  part[...] = np.round((1 - ink) * part * (1 - _OPACITY) + ink * 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)
-def _banner(lines: tuple[str, ...], height: int, width: int) -> np.ndarray:
-  """Letters as float32 [h, w] in [0, 1]. By matplotlib, whose font has more than OpenCV's ASCII."""
+def _letters(lines: tuple[str, ...], height: int, width: int) -> np.ndarray:
+  """Lines for a frame of this size as float32 [h, w], 1 where there is a letter.
+
+  By matplotlib, whose font has more letters than OpenCV's ASCII.
+  """
   line = max(_SMALLEST[0], round(height * _LINE))
   size = max(_SMALLEST[1], round(height * _FONT))
   tall = min(height, line * len(lines) + line // 3)
   figure = Figure(figsize=(width / _DPI, tall / _DPI), dpi=_DPI, facecolor='black')
   canvas = FigureCanvasAgg(figure)
+  style: dict[str, Any] = {
+    'color': 'white',
+    'fontsize': size * 72 / _DPI,
+    'va': 'center',
+    'parse_math': False,
+  }
+  margin = 0.4 * line
   for number, text in enumerate(lines):
-    top = 1 - (line * (number + 0.65)) / tall
-    figure.text(
-      0.4 * line / width,
-      top,
-      text,
-      color='white',
-      fontsize=size * 72 / _DPI,
-      va='center',
-      parse_math=False,
-    )
+    figure.text(margin / width, 1 - line * (number + 0.65) / tall, text, **style)
   canvas.draw()
-  return np.asarray(canvas.buffer_rgba())[..., 0].astype(np.float32) / 255
+  letters = np.asarray(canvas.buffer_rgba())[..., 0].astype(np.float32) / 255
+  written = np.flatnonzero(letters.any(0))
+  return letters[:, : int(written.max(initial=0) + margin)]
 
 
 def draw_box(
   frame: np.ndarray, box: Sequence[float], lines: Sequence[str], color: tuple[int, int, int]
 ) -> None:
-  """Draws a box, ymin, xmin, ymax, xmax in [0, 1] of the frame, and lines inside its top; in place."""
+  """Draws a box, ymin, xmin, ymax, xmax in [0, 1] of the frame, and lines at its top left; in place."""
   height, width = frame.shape[:2]
   y0, x0, y1, x1 = (round(at * side) for at, side in zip(box, (height, width) * 2))
   y1, x1 = min(y1, height - 1), min(x1, width - 1)
   cv2.rectangle(frame, (x0, y0), (x1, y1), color, max(1, height // 240))
-  if y1 > y0 and x1 > x0:
-    write_lines(frame[y0:y1, x0:x1], tuple(lines))
+  write_lines(frame, lines, y0, x0)
