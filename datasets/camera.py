@@ -109,9 +109,8 @@ class NewestFrames:
   def _read(self) -> None:
     while not self._ended:
       there, frame = self._camera.read()
-      pixels = np.empty(self._clip.shape[1:], np.uint8)
       if there:
-        clips.centre_crop(np.ascontiguousarray(frame[..., ::-1]), self._clip, pixels)
+        pixels = clips.cut_crops(np.ascontiguousarray(frame[..., ::-1]), self._clip, 1)[0]
       with self._changed:
         if there:
           self._kept.append(pixels)

@@ -103,10 +103,14 @@ def single_view(
   return Clip(pixels, times[0], window, shape)
 
 
-def centre_crop(frame: _Array, config: ClipConfig, out: _Array) -> None:
-  """Writes what the centre view shows of a frame, uint8 [H, W, 3], to `out` [crop, crop, 3]."""
+def cut_crops(frame: _Array, config: ClipConfig, spatial_views: int) -> _Array:
+  """What each spatial view shows of a frame uint8 [H, W, 3]: uint8 [V, crop, crop, 3]."""
   shape = _eval_shape(config, *frame.shape[:2])
-  geometry.cut(geometry.resize(frame, *shape), _eval_windows(config, *shape, 1)[0], out)
+  frame, crops = geometry.resize(frame, *shape), _eval_windows(config, *shape, spatial_views)
+  out = np.empty((len(crops), config.crop, config.crop, 3), np.uint8)
+  for window, pixels in zip(crops, out, strict=True):
+    geometry.cut(frame, window, pixels)
+  return out
 
 
 def _cut_views(

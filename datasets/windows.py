@@ -84,7 +84,14 @@ def indices(found: Windows, clip: ClipConfig, frame_rate: float) -> _Array:
 
 
 def cut(dataset: VideoDataset, row: int, clip: ClipConfig, found: Windows) -> Iterator[_Array]:
-  """Each window's clip, its centre crop, uint8 [T, crop, crop, 3].
+  """Each window's clip, its centre crop, uint8 [T, crop, crop, 3]; see `cut_views`."""
+  return (views[0] for views in cut_views(dataset, row, clip, found, 1))
+
+
+def cut_views(
+  dataset: VideoDataset, row: int, clip: ClipConfig, found: Windows, spatial_views: int
+) -> Iterator[_Array]:
+  """The spatial views of each window's clip, uint8 [V, T, crop, crop, 3].
 
   A frame is decoded once, however many windows show it, and kept, cropped, until the last of them.
 
@@ -98,10 +105,10 @@ def cut(dataset: VideoDataset, row: int, clip: ClipConfig, found: Windows) -> It
   for number, window in enumerate(times.tolist()):
     while not kept or max(kept) < max(window):
       index, frame = next(frames)
-      kept[index] = np.empty(clip.shape[1:], np.uint8)
-      clips.centre_crop(frame, clip, kept[index])
-    yield np.stack([kept[index] for index in window])
-    following = times[number + 1 :].min(initial=np.iinfo(np.int64).max)
+      kept[index] = clips.cut_crops(frame, clip, spatial_views)
+    yield np.stack([kept[index] for index in window], 1)
+    # All windows have the same steps, so the next one has the first frame that is still needed.
+    following = times[number + 1 : number + 2].min(initial=np.iinfo(np.int64).max)
     kept = {index: pixels for index, pixels in kept.items() if index >= following}
 
 

@@ -41,15 +41,21 @@ def make_eval_step(
     for name in on_boxes:  # Detected boxes have no labels: they are for the protocol.
       masks[name] *= jnp.any(targets[name] > 0, -1)
     probabilities = {k: probabilities_of(experiment, k, v) for k, v in logits.items()}
+    # By logits, not probabilities, which would tie: float32 rounds those of logits above 16.6 to 1.
     top = {
-      k: jax.lax.top_k(v, min(5, v.shape[-1]))
-      for k, v in probabilities.items()
-      if k not in on_boxes
+      k: jax.lax.top_k(v, min(5, v.shape[-1]))[1] for k, v in logits.items() if k not in on_boxes
     }
     return {
       'metrics': _eval_metrics(experiment, logits, targets, masks),
-      'top_probabilities': {k: v[0] for k, v in top.items()},
-      'top_classes': {k: v[1] for k, v in top.items()},
+      'top_probabilities': {
+        k: jnp.take_along_axis(probabilities[k], v, -1) for k, v in top.items()
+      },
+      'top_classes': top,
+      'label_ranks': {
+        k: losses.rank_of_label(logits[k], targets[k])
+        for k in top
+        if experiment.tasks[k].loss == 'softmax'
+      },
       'logits': logits,
       'probabilities': probabilities,
     }

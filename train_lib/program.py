@@ -56,8 +56,8 @@ class Program:
   Attributes:
     init: () -> TrainState, from the experiment's seed; the objective's parameters among the model's.
     train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
-    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities', 'logits',
-      'probabilities'}`, but for the first by task; only the last two have tasks on boxes.
+    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities', 'label_ranks',
+      'logits', 'probabilities'}`, but for the first by task; only the last two have tasks on boxes.
     abstract_state: Shapes and types of the state, with shardings.
     mixture: Which dataset each batch is from, numbered as in `experiment.datasets`.
   """

@@ -81,6 +81,10 @@ def test_a_window_is_cut_as_a_video_of_its_own(tmp_path):
   for start, window in zip(found.starts.tolist(), pixels, strict=True):
     part = Part(path, start, found.span)
     np.testing.assert_array_equal(window, clips.view_clips(part, clip, 0, 1, 1)[0])
+  views = list(windows.cut_views(OneVideo(path), 0, clip, found, 3))
+  np.testing.assert_array_equal(
+    views[2], clips.view_clips(Part(path, int(found.starts[2]), found.span), clip, 0, 1, 3)
+  )
 
 
 class Part(OneVideo):

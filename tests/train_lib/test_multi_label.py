@@ -87,6 +87,9 @@ def test_a_run_ends_with_mean_average_precision(config, tmp_path, capsys):
   assert (content['mAP'], content['examples']) == (metrics['mAP/motion'], 5)
   lines = [json.loads(line) for line in (results / 'predictions.jsonl').read_text().splitlines()]
   assert [line['motion']['label'] for line in lines] == [[0, 2], [1], [0], [], [1], [0, 1]]
+  assert [''.join(line['motion']['name']) for line in lines] == ['ac', 'b', 'a', '', 'b', 'ab']
+  hits = [line['motion']['top5'][0]['name'] in line['motion']['name'] for line in lines]
+  assert metrics['hit1/motion'] == pytest.approx(np.mean(hits), abs=1e-7)
   scalars = (tmp_path / 'metrics.jsonl').read_text()
   assert '"eval/mAP/motion": ' in scalars
 
