@@ -29,6 +29,7 @@ from absl import flags
 from errors import ConfigError
 from tools import command
 from tools.failures import Failures
+from tools.out_folder import check_out
 
 if TYPE_CHECKING:
   from train_lib.extract import Extractor, Planned, Settings, Video
@@ -98,22 +99,22 @@ def extract_features(
   from datasets.sources import open_dataset
   from train_lib import extract, feature_files, trained
 
-  inputs = feature_files.named_files(videos)
+  inputs, bad = feature_files.named_files(videos)
+  check_out(Path(out))
   rows = list(feature_files.of_dataset(open_dataset(data, split, {}))) if data else []
   model = trained.load(checkpoint)
   extractor = extract.Extractor(model, settings, dataset)
-  failures = Failures(len(inputs) + len(rows))
-  plans = list(_plans(extractor, inputs, rows, failures))
   folder = feature_files.FeatureFolder(
     Path(out), feature_files.describe(checkpoint, model, extractor)
   )
-  todo = [plan for plan in plans if not folder.has(plan)]
-  _say(plans, len(plans) - len(todo), extractor)
-  try:
-    for video, found in extractor.extract(todo, failures.collect):
-      folder.write(video, found)
-  finally:
-    folder.write_manifest()
+  failures = Failures(len(inputs) + len(rows) + len(bad))
+  for path, error in bad.items():
+    with failures.collect(path):
+      raise error
+  plans = list(_plans(extractor, inputs, rows, failures))
+  todo = list(_todo(folder, plans, failures))
+  if plans:
+    _write(extractor, folder, plans, todo, failures)
   failures.check()
   return folder
 
@@ -128,10 +129,37 @@ def _plans(
 
   for name, path in progress(inputs.items(), 'looking into videos', len(inputs)):
     with failures.collect(path):
-      yield extractor.plan(Video(name, OneVideo(path)))
+      yield extractor.plan(Video(name, OneVideo(path), size=path.stat().st_size))
   for video in rows:
     with failures.collect(video.name):
       yield extractor.plan(video)
+
+
+def _todo(
+  folder: 'FeatureFolder', plans: Sequence['Planned'], failures: Failures
+) -> Iterator['Planned']:
+  """Those whose features are not there yet."""
+  for plan in plans:
+    with failures.collect(plan.video.name):
+      if not folder.has(plan):
+        yield plan
+
+
+def _write(
+  extractor: 'Extractor',
+  folder: 'FeatureFolder',
+  plans: Sequence['Planned'],
+  todo: Sequence['Planned'],
+  failures: Failures,
+) -> None:
+  """Writes the features of `todo`; the manifest is there from the first one on."""
+  folder.write_manifest()
+  _say(plans, len(plans) - len(todo), extractor)
+  try:
+    for video, found in extractor.extract(todo, failures.collect):
+      folder.write(video, found)
+  finally:
+    folder.write_manifest()
 
 
 def _say(plans: Sequence['Planned'], done: int, extractor: 'Extractor') -> None:
@@ -149,7 +177,7 @@ def _say(plans: Sequence['Planned'], done: int, extractor: 'Extractor') -> None:
   )
 
 
-def main() -> None:
+def main(*videos: str) -> None:
   """Extracts."""
   from train_lib.extract import Settings
 
@@ -158,7 +186,7 @@ def main() -> None:
     _CHECKPOINT.value,
     _OUT.value,
     settings,
-    videos=_VIDEO.value,
+    videos=[*_VIDEO.value, *videos],
     data=_DATA.value,
     split=_SPLIT.value,
     dataset=_DATASET.value,
@@ -167,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, more=True)
