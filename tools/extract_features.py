@@ -15,7 +15,8 @@ the last one ends with it. A file holds, of the N windows of its video,
   frames    int64 [N, T], the frames that were looked at
 
 and `manifest.json` says of which model, settings and videos they are. The model runs in float32. Every
-video is decoded once, however much its windows overlap. The same command goes on where it was stopped.
+video is decoded once, however much its windows overlap. The same command goes on where it was stopped;
+other settings, or another video of the same name, are refused. Videos may be named without `--video=`.
 Videos that cannot be read are listed at the end; the others are done.
 """
 
@@ -92,7 +93,8 @@ def extract_features(
     CheckpointMismatchError: As `trained.load`.
     ConfigError: Not one of `videos` and `data`, as `Extractor` and `FeatureFolder`, or two videos would
       have one name.
-    DataError: A path is not there; at the end, videos that could not be read.
+    DataError: At the end, paths that are not there, videos that could not be read, and those of whose
+      name there are features of another one.
   """
   if bool(videos) == bool(data):
     raise ConfigError('Name videos by --video, or a dataset by --data: one of the two.')
@@ -102,15 +104,15 @@ def extract_features(
   inputs, bad = feature_files.named_files(videos)
   check_out(Path(out))
   rows = list(feature_files.of_dataset(open_dataset(data, split, {}))) if data else []
+  failures = Failures(len(inputs) + len(rows) + len(bad))
+  for path, error in bad.items():
+    with failures.collect(path):
+      raise error
   model = trained.load(checkpoint)
   extractor = extract.Extractor(model, settings, dataset)
   folder = feature_files.FeatureFolder(
     Path(out), feature_files.describe(checkpoint, model, extractor)
   )
-  failures = Failures(len(inputs) + len(rows) + len(bad))
-  for path, error in bad.items():
-    with failures.collect(path):
-      raise error
   plans = list(_plans(extractor, inputs, rows, failures))
   todo = list(_todo(folder, plans, failures))
   if plans:
