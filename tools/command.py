@@ -82,7 +82,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _config_mistake(argv: list[str], error: BaseException) -> str | None:
   """The message for a mistake in `--config=FILE` or `--config.KEY=VALUE`, or None if elsewhere."""
-  given = _config_flags(argv)
+  given = config_flags_given(argv)
   paths = [value for name, value in given if name == 'config']
   if not paths:
     return None
@@ -128,7 +128,7 @@ def load_config(path: str, overrides: Mapping[str, str] | None = None) -> Config
   return values.config
 
 
-def _config_flags(argv: list[str]) -> list[tuple[str, str]]:
+def config_flags_given(argv: list[str]) -> list[tuple[str, str]]:
   """(name, value) of `config` and `config.KEY` flags, written with `=` or with a space."""
   given = []
   for argument, following in zip(argv, [*argv[1:], '']):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import ConfigError
-from train_lib.config_changes import ABSENT, config_changes, describe
+from train_lib.config_changes import config_changes, describe
 from train_lib.files import write_atomically
 from train_lib.sweep import Description, Row, Sweep, folder_name, row_names
 
@@ -225,13 +225,6 @@ def record(runs: Sequence[Run], out: Path, source: str) -> None:
   out.mkdir(parents=True, exist_ok=True)
   text = json.dumps({'sweep': source, 'runs': listed}, indent=1, default=str)
   write_atomically(out / FILE, text + '\n')
-
-
-def differences(run: Run, base: Run) -> dict[str, Any]:
-  """What a run's config has otherwise than another's: dotted key -> its value."""
-  return {
-    key: new for key, _, new in config_changes(base.resolved, run.resolved) if new is not ABSENT
-  }
 
 
 def _read(file: Path) -> dict[str, Any]:
