@@ -114,21 +114,26 @@ def _launch(
   runs: 'Sequence[Run]', out: Path, description: 'Description', data: Path
 ) -> dict[Path, tuple[str, str]]:
   """Runs what has not finished; the states of all."""
-  from train_lib import sweep_display, sweep_local, sweep_runs
+  from train_lib import (
+    sweep_display,
+    sweep_local,
+    sweep_runs,
+    sweep_slurm,
+    sweep_states,
+    sweep_xmanager,
+  )
 
   for folder in sweep_runs.gone(runs, out):
     print(f'{folder} is not in the sweep any more: it stays, and is not in the results.')
   if description.prepare:
     description.prepare(data)
   sweep_runs.record(runs, out, description.source)
-  if _LAUNCHER.value == 'slurm':
-    from train_lib import sweep_slurm
-
-    return sweep_slurm.run_all(runs, out, _PARALLEL.value, sweep_slurm.parameters(_SLURM.value))
-  if _LAUNCHER.value == 'xmanager':
-    from train_lib import sweep_xmanager
-
-    return sweep_xmanager.run_all(runs, out, _PARALLEL.value)
+  if _LAUNCHER.value != 'local':
+    finished = {run.workdir for run in runs if sweep_states.look(run).finished}
+    if _LAUNCHER.value == 'xmanager':
+      return sweep_xmanager.run_all(runs, finished, out, _PARALLEL.value)
+    options = sweep_slurm.parameters(_SLURM.value)
+    return sweep_slurm.run_all(runs, finished, out, _PARALLEL.value, options)
   with sweep_display.Display() as display:
     jobs = sweep_local.run_all(runs, out, _PARALLEL.value, display.show)
   return {job.run.workdir: (job.state, job.why) for job in jobs}
