@@ -107,9 +107,15 @@ def run_all(
 
   async def run() -> dict[Path, tuple[str, str]]:
     executor = xm_local.Local()
-    async with xm_local.create_experiment(experiment_title=out.name) as experiment:
-      (executable,) = experiment.package([specification(executor)])
-      return await launch(runs, finished, parallel, experiment, executable, executor, main)
+    bad: dict[Path, tuple[str, str]] = {}
+    try:
+      async with xm_local.create_experiment(experiment_title=out.name) as experiment:
+        (executable,) = experiment.package([specification(executor)])
+        bad |= await launch(runs, finished, parallel, experiment, executable, executor, main)
+    except RuntimeError:  # On leaving, of a job whose failure has been noted.
+      if not bad:
+        raise
+    return bad
 
   return asyncio.run(run())
 
