@@ -67,9 +67,6 @@ def test_a_sweep_trains_in_order_reports_and_repeats_nothing(description, tmp_pa
   assert '[2/2] fine, seed 0 finished before' in again.stdout
   assert [(out / name / 'seed0.log').read_bytes() for name in ('coarse', 'fine')] == logs
   assert (out / 'results.csv').read_bytes() == first
-  changed = run_sweep(*asked, *sizes, '--config.batch_size=4')
-  assert changed.returncode == 1
-  assert 'another config than is asked for now:\n  batch_size: 8 -> 4' in changed.stderr
 
 
 def test_a_dry_run_prints_the_commands_and_writes_nothing(description, tmp_path):

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from train_lib import sweep, sweep_runs, sweep_xmanager
 
@@ -56,6 +57,8 @@ def test_a_run_is_a_job_of_this_python(tmp_path):
 
 def test_an_experiment_runs_in_order_and_names_what_failed(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  if not flags.FLAGS.is_parsed():  # As every command has them.
+    flags.FLAGS.mark_as_parsed()
   stub = tmp_path / 'stub.py'
   stub.write_text(STUB)
   runs = planned(tmp_path)
