@@ -21,16 +21,24 @@ libtpu.quiet_without_tpu()
 INTERRUPTED = 130
 
 
-def run(main: Callable[..., None], arguments: Sequence[str] = ()) -> None:
+def run(
+  main: Callable[..., None],
+  arguments: Sequence[str] = (),
+  optional: Sequence[str] = (),
+  *,
+  more: bool = False,
+) -> None:
   """Parses flags and calls `main`; a named error ends with its exit code, a flag mistake with 1.
 
   Args:
     main: Given the command's arguments that are not flags, as strings.
     arguments: Names of these arguments, for messages.
+    optional: Names of those that may follow them.
+    more: Whether any number of further ones may follow.
   """
   try:
     try:
-      app.run(lambda argv: _checked(main, arguments, argv[1:]), flags_parser=_parse)
+      app.run(lambda argv: _checked(main, arguments, optional, argv[1:], more), flags_parser=_parse)
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
@@ -48,9 +56,16 @@ def _output_is_cut() -> bool:
   return bool(poll.poll(0))
 
 
-def _checked(main: Callable[..., None], names: Sequence[str], given: list[str]) -> None:
-  if len(given) > len(names):
-    extra = given[len(names)]
+def _checked(
+  main: Callable[..., None],
+  names: Sequence[str],
+  optional: Sequence[str],
+  given: list[str],
+  more: bool = False,
+) -> None:
+  most = len(names) + len(optional)
+  if len(given) > most and not more:
+    extra = given[most]
     sys.exit(f'Unexpected argument {extra!r}: every option is --name=value. See --help.')
   if len(given) < len(names):
     sys.exit(f'The argument {names[len(given)]} is missing. See --help.')

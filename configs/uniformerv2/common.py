@@ -155,6 +155,9 @@ def experiment(
   config.optimizer = _optimizer(recipe, which.frozen)
   every = '1 epoch' if start == 'k710' else '5 epochs'
   config.evaluation = common.evaluation(every, batch_size=_evaluation_batch(which))
+  # As the test scripts of the released code have it (TEST.ADD_SOFTMAX).
+  something = datasets[0] in ('ssv1', 'ssv2')
+  config.evaluation.average = 'logits' if something else 'probabilities'
   config.checkpoint = {'every': '1 epoch', 'keep': 2, 'best_metric': f'top1/{datasets[0]}'}
   config.log_every = '100 steps'
   config.init_from = common.from_scratch()

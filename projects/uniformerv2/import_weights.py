@@ -1,19 +1,12 @@
 """Turns a checkpoint of the released UniFormerV2 into a file that `init_from.path` reads.
 
-<<<<<<< HEAD
-  python -m projects.uniformerv2.import_weights --checkpoint=official.pyth --out=uniformerv2.npz
+  python -m projects.uniformerv2.import_weights --checkpoint=official.pyth --out=uniformerv2.npz \\
+      --class_names=classes.txt
 
 The checkpoint holds the model's state dict by its PyTorch names, and is read as `init_from.path` is
 (docs/pretrained.md): released `.pyth` files with torch. Running statistics of BatchNorm come
-along. The classifier is loaded with `--config.init_from.load_head=True`.
-=======
-  python -m projects.uniformerv2.import_weights --checkpoint=official.safetensors --out=uniformerv2.npz \\
-      --class_names=classes.txt
-
-The checkpoint holds the model's state dict by its PyTorch names. Running statistics of BatchNorm come
 along. The classifier is loaded with `--config.init_from.load_head=True`, by name with --class_names: its
 classes in its order, one a line, which the file does not tell.
->>>>>>> main
 """
 
 from absl import flags

@@ -180,6 +180,14 @@ def test_designs_of_appendix_a():
   }
 
 
+@pytest.mark.parametrize(('name', 'average'), [
+  ('k710', 'probabilities'), ('k400', 'probabilities'), ('mit', 'probabilities'),
+  ('anet', 'probabilities'), ('ssv1', 'logits'), ('ssv2', 'logits'),
+])  # fmt: skip
+def test_views_are_averaged_as_by_the_released_scripts(name, average):
+  assert experiment_of(name).evaluation.average == average
+
+
 def test_a_frozen_model_and_one_from_the_image_model_have_their_rates():
   frozen = experiment_of('k400', 'row=l14_336_frozen_32x3x1').optimizer
   assert (frozen.learning_rate, frozen.warmup) == (4e-4, '0 epochs')

@@ -136,7 +136,7 @@ def building(tmp_path, video_root):
     os.killpg(made.process.pid, signal.SIGKILL)
 
 
-def check_that_it_goes_on(building, video_root, tmp_path):
+def check_that_it_goes_on(building, video_root, tmp_path, shards=(4,)):
   """What has a shard's name is whole; the same command ends as if nothing had happened."""
   kept = {}
   for task in building.plan.tasks:
@@ -144,7 +144,7 @@ def check_that_it_goes_on(building, video_root, tmp_path):
     if path.exists():
       assert len(list(records.read_records(path))) == task.facts()['examples']
       kept[path] = path.stat().st_mtime_ns
-  assert len(kept) == 4
+  assert len(kept) in shards
   assert not (building.directory / 'manifest.json').exists()
   building.go.touch()
   output, code = building.start().end()
@@ -183,4 +183,5 @@ def test_an_interrupted_build_ends_cleanly_and_goes_on(building, video_root, tmp
   assert output.count('Traceback') <= 2  # the script's own: workers stay silent
   assert 'KeyboardInterrupt' in output
   assert not list(building.folder.glob('.*.tmp'))
-  check_that_it_goes_on(building, video_root, tmp_path)
+  # The worker may end the shard it is at before the interrupted parent ends the worker.
+  check_that_it_goes_on(building, video_root, tmp_path, shards=(4, 5))

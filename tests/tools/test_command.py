@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import command
+
 ROOT = Path(__file__).parents[2]
 PRINTS = """
 from tools import command
@@ -61,3 +63,19 @@ def test_another_broken_pipe_is_an_error():
   )
   assert done.returncode == 1
   assert 'BrokenPipeError: a worker' in done.stderr
+
+
+def test_arguments_that_may_be_missing():
+  """One has to be there, one may be; a third is a mistake."""
+  ended = []
+  for arguments in (['x'], ['x', 'y'], [], ['x', 'y', 'z']):
+    try:
+      command._checked(lambda *given: ended.append(given), ('A',), ('B',), arguments)
+    except SystemExit as error:
+      ended.append(error.code)
+  assert ended == [
+    ('x',),
+    ('x', 'y'),
+    'The argument A is missing. See --help.',
+    "Unexpected argument 'z': every option is --name=value. See --help.",
+  ]

@@ -176,7 +176,7 @@ def test_one_program_on_every_mesh(demo_data_dir):
     [sys.executable, '-c', source],
     capture_output=True,
     text=True,
-    timeout=600,
+    timeout=1200,
     env={**os.environ, **settings},
   )
   assert done.returncode == 0, done.stderr[-3000:]
