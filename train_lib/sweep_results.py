@@ -166,6 +166,8 @@ def verdicts(
   """
   lines = []
   for claim in claims:
+    if len(claim) not in (3, 4):
+      raise ConfigError(f'CLAIMS: expected (row, other row, metric[, table]), got {claim!r}.')
     one, other, label, *title = claim
     fitting = [
       table
