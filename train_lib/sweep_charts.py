@@ -75,6 +75,8 @@ def _curves(
       _dots(axes, x, found[x])
   if min(places.values()) > 0 and max(places.values()) / min(places.values()) >= _LOG_FROM:
     axes.set_xscale('log')
+    axes.minorticks_off()
+  axes.set_xticks(sorted(places.values()), [f'{x:g}' for x in sorted(places.values())])
   axes.set_xlabel(key, color=_INK)
 
 
