@@ -51,7 +51,8 @@ test: $(STAMP)  ## Run the tests
 
 test-xmanager:  ## Test the XManager launcher in an environment of its own: the package pins other versions
 	$(PYTHON) -m venv $(XMANAGER_VENV)
-	$(XMANAGER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-xmanager.lock
+	$(XMANAGER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+	  -r requirements-xmanager.lock
 	$(XMANAGER_VENV)/bin/python -m pytest --noconftest -p no:cacheprovider tests/train_lib/test_sweep_xmanager.py
 
 lint: $(STAMP)  ## Check format and lint
