@@ -51,7 +51,7 @@ test: $(STAMP)  ## Run the tests
 
 test-xmanager:  ## Test the XManager launcher in an environment of its own: the package pins other versions
 	$(PYTHON) -m venv $(XMANAGER_VENV)
-	$(XMANAGER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
+	$(XMANAGER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  -r requirements-xmanager.lock
 	$(XMANAGER_VENV)/bin/python -m pytest --noconftest -p no:cacheprovider tests/train_lib/test_sweep_xmanager.py
 
@@ -74,6 +74,9 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal -p 3.11 --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header --upgrade -o requirements.lock
+	printf '%s\n' absl-py pytest 'google-cloud-bigquery>=3' 'xmanager>=0.8.5' | \
+	  $(BIN)/uv pip compile - --universal -p 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --upgrade -o requirements-xmanager.lock
 
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
 	rm -rf $(VENV) $(XMANAGER_VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
