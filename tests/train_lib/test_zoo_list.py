@@ -67,6 +67,12 @@ def test_the_two_orders_of_kinetics_400():
   assert other[:2] == ('riding a bike', 'marching')
 
 
+def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  entry = SHIPPED.find('uniformerv2_k400_b16_8x224')
+  assert tool.config_of(entry).name.startswith('uniformerv2/k400')
+
+
 @pytest.mark.parametrize('name', ['uniformerv2_k400_b16_8x224', 'clip_b16', 'dino_b16'])
 def test_published_shapes_fill_the_model(name):
   """The names and shapes of the published file, of zeros that take no memory."""
