@@ -24,6 +24,10 @@ class CheckpointMismatchError(TubeletError):
   """Stored parameters do not fit the model: the message lists the paths."""
 
 
+class ExportError(TubeletError):
+  """A model cannot be written in a format, or what was written does not compute what the model does."""
+
+
 class CheckpointError(TubeletError):
   """A checkpoint cannot be written, or another trainer writes to the same workdir."""
 
@@ -42,6 +46,10 @@ class ProcessError(TubeletError):
 
 class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
+
+
+class SweepError(TubeletError):
+  """Runs of a sweep have failed or could not be started."""
 
 
 class PreemptedError(TubeletError):

@@ -50,6 +50,8 @@ def sgd_momentum(learning_rate: float, warmup: str) -> ConfigDict:
       'weight_decay': 0.0,
       'no_decay': NO_DECAY,
       'frozen': (),
+      'layer_decay': 1.0,
+      'multipliers': (),  # (pattern, factor of the learning rate)
     }
   )
 
@@ -68,6 +70,8 @@ def adamw(learning_rate: float, warmup: str, weight_decay: float) -> ConfigDict:
       'weight_decay': weight_decay,
       'no_decay': NO_DECAY,
       'frozen': (),
+      'layer_decay': 1.0,
+      'multipliers': (),  # (pattern, factor of the learning rate)
     }
   )
 
@@ -299,6 +303,7 @@ def from_scratch() -> ConfigDict:
       'class_token': 'copy',
       'init_temporal_attention': False,
       'load_head': False,
+      'unmatched_classes': 'error',  # or 'new': those without a row start at random
       'class_synonyms': '',  # csv name,label: what the checkpoint calls otherwise
       'allow_new': (),
       'allow_skipped': (),

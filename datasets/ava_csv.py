@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,6 +107,49 @@ def read(
   tallies += [left_out.tally()] if left_out else []
   group = LabelGroup(tuple(classes.values()), True, True, tuple(classes))
   return Detections({GROUP: group}, tuple(rows), tuple(rejected), tuple(tallies))
+
+
+class DetectedBoxes(NamedTuple):
+  """The boxes to look at in a keyframe: ymin, xmin, ymax, xmax in [0, 1], and the score of each."""
+
+  seconds: float
+  boxes: tuple[_Box, ...]
+  scores: tuple[float, ...]
+
+
+def read_boxes(path: str | os.PathLike[str]) -> dict[str, list[DetectedBoxes]]:
+  """Reads boxes without their actions: of a detector, or of AVA's annotations.
+
+  Rows are `video_id,timestamp,x1,y1,x2,y2`, followed by nothing, by `[action_id,]score`, or, if that
+  is a whole number in all rows, by `action_id[,person_id]` of annotations. The score of a box is 1
+  without one, and the highest of the rows that repeat it. There is no header.
+
+  Returns:
+    Video's id -> its keyframes by time.
+
+  Raises:
+    DataError: the file cannot be read, has no rows, or one that cannot be used.
+  """
+  rows = list(annotations.read_table(path))
+  scored = any(len(cells) > 6 and not cells[-1].isdecimal() for _, cells in rows)
+  found: dict[str, dict[Decimal, dict[_Box, float]]] = {}
+  for line, cells in rows:
+    try:
+      name, seconds = _key(cells, (6, 7, 8), 'video_id,timestamp,x1,y1,x2,y2[,action_id][,score]')
+      score = _fraction('score', cells[-1]) if scored and len(cells) > 6 else 1.0
+      boxes = found.setdefault(name, {}).setdefault(seconds, {})
+      box = _box(cells)
+      boxes[box] = max(score, boxes.get(box, 0.0))
+    except _Mistake as mistake:
+      raise DataError(f'{path}, line {line}: {mistake}.') from mistake
+  if not found:
+    raise DataError(
+      f'{path}: no rows. Expected video_id,timestamp,x1,y1,x2,y2[,score] for each box.'
+    )
+  return {
+    name: [DetectedBoxes(float(t), tuple(b), tuple(b.values())) for t, b in sorted(own.items())]
+    for name, own in found.items()
+  }
 
 
 class _Mistake(Exception):

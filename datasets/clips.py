@@ -103,6 +103,16 @@ def single_view(
   return Clip(pixels, times[0], window, shape)
 
 
+def cut_crops(frame: _Array, config: ClipConfig, spatial_views: int) -> _Array:
+  """What each spatial view shows of a frame uint8 [H, W, 3]: uint8 [V, crop, crop, 3]."""
+  shape = _eval_shape(config, *frame.shape[:2])
+  frame, crops = geometry.resize(frame, *shape), _eval_windows(config, *shape, spatial_views)
+  out = np.empty((len(crops), config.crop, config.crop, 3), np.uint8)
+  for window, pixels in zip(crops, out, strict=True):
+    geometry.cut(frame, window, pixels)
+  return out
+
+
 def _cut_views(
   dataset: VideoDataset, config: ClipConfig, row: int, times: _Array, views: _Array
 ) -> tuple[geometry.Window, tuple[int, int]]:

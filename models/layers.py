@@ -416,6 +416,11 @@ class Encoder(nn.Module):
     return stochastic_depth_rates(self.stochastic_depth_rate, self.num_layers)
 
 
+def block_paths(encoder: str, num_layers: int) -> list[tuple[str, ...]]:
+  """For each block of an encoder, the beginning of its parameters' paths."""
+  return [(f'{encoder}/encoderblock_{i}',) for i in range(num_layers)]
+
+
 def check_choices(trunk: nn.Module, choices: Mapping[str, Collection[str]]) -> None:
   """Raises ConfigError unless each attribute of a trunk is one of its choices."""
   for field, known in choices.items():

@@ -1,5 +1,7 @@
 """ROI-Align as a matrix product (He et al., Mask R-CNN, ICCV 2017, section 3)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,7 @@ def roi_align(
   features: jax.Array,
   boxes: jax.Array,
   *,
-  output_size: tuple[int, int] = (7, 7),
+  output_size: Sequence[int] = (7, 7),
   sampling_ratio: int = 0,
   aligned: bool = True,
 ) -> jax.Array:
@@ -57,8 +59,8 @@ def roi_align(
   weights = rows[..., :, None, :, None] * columns[..., None, :, None, :]  # [B, N, ph, pw, H, W]
   cells = jnp.einsum(
     'bnk,bkc->bnc',
-    weights.reshape(len(boxes), -1, features.shape[1] * features.shape[2]),
-    features.reshape(len(features), -1, features.shape[-1]),
+    weights.reshape(boxes.shape[0], -1, features.shape[1] * features.shape[2]),
+    features.reshape(features.shape[0], -1, features.shape[-1]),
     precision=jax.lax.Precision.HIGHEST,
     preferred_element_type=jnp.float32,
   )
@@ -81,6 +83,7 @@ def _axis_weights(
   start = low - 0.5 if aligned else low
   size = high - low if aligned else jnp.maximum(high - low, 1.0)
   cell = (size / cells)[..., None, None]  # [B, N, 1, 1]
+  first: jax.Array | float
   begin = start[..., None, None] + jnp.arange(cells, dtype=jnp.float32)[:, None] * cell
   if ratio > 0:
     count, first = jnp.full_like(cell, ratio), 0.0

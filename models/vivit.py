@@ -298,6 +298,19 @@ class ViViT(nn.Module):
       return [('SpatialTransformer', frames, space + cls), *temporal]
     return [('Transformer/space', frames, space), ('Transformer/time', space, frames)]
 
+  def depths(self) -> list[tuple[str, ...]]:
+    """Beginnings of parameters' paths by depth: of what makes the tokens, then of every block."""
+    if self.attention != 'factorised_encoder':
+      tokens = ('embedding', 'cls', 'Transformer/posembed_input')
+      return [tokens, *layers.block_paths('Transformer', self.num_layers)]
+    tokens = ('embedding', 'cls_SpatialTransformer', 'SpatialTransformer/posembed_input')
+    depths = [tokens, *layers.block_paths('SpatialTransformer', self.num_layers)]
+    if self.temporal_num_layers:  # What stands between the encoders is as deep as the block before.
+      depths[-1] += ('SpatialTransformer/encoder_norm', 'cls_TemporalTransformer')
+      depths[-1] += ('TemporalTransformer/posembed_input',)
+      depths += layers.block_paths('TemporalTransformer', self.temporal_num_layers)
+    return depths
+
   def _tokenise(self, video: jax.Array) -> jax.Array:
     """[B, T, H, W, 3], or patches of it, to tokens [B, nt, nh, nw, C]."""
     tubelet = tuple(self.tubelet)

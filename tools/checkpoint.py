@@ -26,7 +26,7 @@ _STEP = flags.DEFINE_integer(
   'step', None, 'Step of the checkpoint; default: the newest.', allow_override=True
 )
 _OUT = flags.DEFINE_string(
-  'out', '', 'The .npz to write; empty: print what there is.', allow_override=True
+  'out', '', 'The .npz or .safetensors to write; empty: print what there is.', allow_override=True
 )
 
 

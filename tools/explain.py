@@ -15,7 +15,6 @@ classifier reads the mean of all tokens. What a map is, `train_lib.activation_ma
 in float32 on whatever device there is.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +25,18 @@ from absl import flags
 
 from errors import ConfigError, DataError
 from tools import command
+from tools.out_folder import check_out
 
 if TYPE_CHECKING:
   from datasets.dataset import VideoDataset
   from train_lib.explain import Explanation
 
 _CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, "A run's folder, or an exported .npz.", required=True, allow_override=True
+  'checkpoint',
+  None,
+  "A run's folder, or an exported .npz or .safetensors.",
+  required=True,
+  allow_override=True,
 )
 _VIDEO = flags.DEFINE_string('video', None, 'The video.', required=True, allow_override=True)
 _TASK = flags.DEFINE_string(
@@ -112,7 +116,7 @@ def explain_video(
   from train_lib import explain, trained
 
   folder = Path(out)
-  _check_folder(folder)
+  check_out(folder)
   read = OneVideo(video)
   model = trained.load(checkpoint)
   task = model.task(task)
@@ -136,16 +140,6 @@ def explain_video(
     print(f'  Nothing speaks for it in {", ".join(nothing)}: such a row is blue.')
   _write(found, read, names[index], files)
   return files
-
-
-def _check_folder(folder: Path) -> None:
-  """Raises ConfigError unless files can be written to the folder, which need not exist."""
-  there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-  if not there.is_dir():
-    reason = 'File exists' if there == folder else f'{there} is a file'
-    raise ConfigError(f'--out={folder} cannot be made: {reason}.')
-  if not os.access(there, os.W_OK | os.X_OK):
-    raise ConfigError(f'--out={folder} cannot be made: {there} is not writable.')
 
 
 def _files(folder: Path, stem: str) -> list[Path]:

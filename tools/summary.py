@@ -52,6 +52,7 @@ def summarise(config: ConfigDict) -> tuple[dict, str]:
       tables.cost_table(result),
       f'evaluation       {views} views, {tables.gflops(views * result.flops)} GFLOPs a video',
     ]
+  lines += filter(None, [tables.layer_table(experiment.optimizer, first.groups)])
   return values, '\n'.join(lines)
 
 

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from train_lib import frozen
 from train_lib.experiment import DataFacts, Experiment
+from train_lib.layer_rates import Group, groups
 from train_lib.program import (
   build_model,
   build_objective,
@@ -33,6 +33,7 @@ class Cost:
       the objective has parameters of its own; the model alone is what inference needs. None: as above.
     stages: (stage, sequences, tokens in each).
     tokenisers: (name, tokens, parameters) of what makes the tokens, for a trunk that has several.
+    groups: Parameters that train alike, the objective's among them.
   """
 
   input_shape: tuple[int, ...]
@@ -42,6 +43,7 @@ class Cost:
   training: tuple[int, float] | None
   stages: list[tuple[str, int, int]]
   tokenisers: list[tuple[str, int, int]]
+  groups: list[Group]
 
 
 def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
@@ -62,7 +64,8 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
     inputs['boxes'] = jax.ShapeDtypeStruct((1, boxes.max_boxes, 4), jnp.float32)
   objective = build_objective(experiment, facts)
   variables = nn.meta.unbox(jax.eval_shape(lambda: init_variables(experiment, model, objective)))
-  trainable = count(frozen.split(variables['params'], experiment.optimizer.frozen)[0])
+  parts = groups(experiment.optimizer, model.trunk, variables['params'])
+  trainable = sum(sum(group.sizes.values()) for group in parts if group.factor)
   own = variables['params'].get(OBJECTIVE)
   variables['params'] = model_params(variables['params'])
 
@@ -78,7 +81,8 @@ def cost_of(experiment: Experiment, facts: DataFacts, dataset: str) -> Cost:
     training = parameters + count(own), _flops(with_objective, variables, own, inputs)
   flops = _flops(forward, variables, inputs)
   tokenisers = model.trunk.tokenisers(shape) if hasattr(model.trunk, 'tokenisers') else []
-  return Cost(shape, parameters, trainable, flops, training, model.trunk.stages(shape), tokenisers)
+  stages = model.trunk.stages(shape)
+  return Cost(shape, parameters, trainable, flops, training, stages, tokenisers, parts)
 
 
 def _flops(function: Any, *inputs: Any) -> float:

@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from models.video_model import VideoModel
 from train_lib import losses
+from train_lib import mesh as mesh_lib
 from train_lib.augment import normalize
 from train_lib.experiment import DataFacts, Experiment
 from train_lib.labels import Batch, Metrics, best_is_right, masks_of, targets_of
@@ -39,21 +41,34 @@ def make_eval_step(
     for name in on_boxes:  # Detected boxes have no labels: they are for the protocol.
       masks[name] *= jnp.any(targets[name] > 0, -1)
     probabilities = {k: probabilities_of(experiment, k, v) for k, v in logits.items()}
+    # By logits, not probabilities, which would tie: float32 rounds those of logits above 16.6 to 1.
     top = {
-      k: jax.lax.top_k(v, min(5, v.shape[-1]))
-      for k, v in probabilities.items()
-      if k not in on_boxes
+      k: jax.lax.top_k(v, min(5, v.shape[-1]))[1] for k, v in logits.items() if k not in on_boxes
     }
     return {
       'metrics': _eval_metrics(experiment, logits, targets, masks),
-      'top_probabilities': {k: v[0] for k, v in top.items()},
-      'top_classes': {k: v[1] for k, v in top.items()},
-      # Not probabilities, which would tie: float32 rounds those of logits above 16.6 to 1.
-      'label_scores': {k: logits[k] for k in top if experiment.tasks[k].multi_label},
-      'box_probabilities': {k: probabilities[k] for k in sorted(on_boxes)},
+      'top_probabilities': {
+        k: jnp.take_along_axis(probabilities[k], v, -1) for k, v in top.items()
+      },
+      'top_classes': top,
+      'label_ranks': {
+        k: losses.rank_of_label(logits[k], targets[k])
+        for k in top
+        if experiment.tasks[k].loss == 'softmax'
+      },
+      'logits': logits,
+      'probabilities': probabilities,
     }
 
   return eval_step
+
+
+def jit_eval_step(
+  experiment: Experiment, facts: DataFacts, model: VideoModel, mesh: Mesh
+) -> Callable[[PyTree, Batch], dict[str, Any]]:
+  """The step compiled for a mesh: of evaluations in a run, and of predictions outside one."""
+  step = mesh_lib.on_mesh(mesh, make_eval_step(experiment, facts, model))
+  return jax.jit(step, out_shardings=mesh_lib.replicated(mesh))
 
 
 def over_views(experiment: Experiment, task: str, logits: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from errors import PreemptedError, ShardingError
 from train_lib import data, pictures
 from train_lib.average_precision import average_precisions
 from train_lib.console import progress
+from train_lib.experiment import Experiment
 from train_lib.files import write_atomically
 from train_lib.program import Program
 from train_lib.protocols import BoxPredictions, ProtocolResult
@@ -24,6 +25,16 @@ from train_lib.state import PyTree
 
 # Clips of each kind, right and wrong, on the contact sheet.
 SHEET_CLIPS = 8
+# Of a clip's settings, those that evaluation goes by.
+_SHOWN = ('frames', 'stride', 'fps', 'sampling', 'short_clip', 'resize', 'crop', 'fit')
+# Fields of `TaskPredictions` by what the step calls them.
+_PARTS = {
+  'top_classes': 'top_classes',
+  'top_probabilities': 'top_probabilities',
+  'labels': 'label',
+  'scores': 'label_scores',
+  'ranks': 'label_ranks',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +48,14 @@ class TaskPredictions:
     top_probabilities: [N, <=5] float32.
     labels: [N] int, or [N, K] multi-hot.
     scores: [N, K] float32 logits of all classes, of a task with several labels a clip; else None.
+    ranks: [N] int, `losses.rank_of_label`, of a task with one label a clip; else None.
   """
 
   top_classes: np.ndarray
   top_probabilities: np.ndarray
   labels: np.ndarray
   scores: np.ndarray | None = None
+  ranks: np.ndarray | None = None
 
   @property
   def correct(self) -> np.ndarray:
@@ -104,7 +117,8 @@ def evaluate(
     if stop():
       stream.close()
       raise PreemptedError('Asked to stop while evaluating.')
-    result = {**program.eval_step(variables, batch), **_known(program, host_batch, batch)}
+    result = _kept(program, program.eval_step(variables, batch))
+    result |= _known(program, host_batch, batch)
     if in_flight is not None:  # Fetched while the device works on the next batch.
       outputs.append(jax.device_get(in_flight))
     in_flight = result
@@ -118,10 +132,13 @@ def evaluate(
       f'Evaluation saw {int(keep.sum())} rows of the {len(dataset)} in split {dataset.split!r}, not '
       'each once: the processes do not read the parts of the batch that their devices hold.'
     )
-  parts = ('top_classes', 'top_probabilities', 'label', 'label_scores')
   predictions = {
     task: TaskPredictions(
-      *(np.concatenate([o[p][task] for o in outputs])[keep] for p in parts if task in outputs[0][p])
+      **{
+        field: np.concatenate([o[part][task] for o in outputs])[keep]
+        for field, part in _PARTS.items()
+        if task in outputs[0][part]
+      }
     )
     for task in outputs[0]['top_classes']
   }
@@ -149,6 +166,17 @@ def _box_predictions(
     annotated=np.array([r.annotated[j] for r, j in found], bool),
     probabilities=probabilities[shown, places],
   )
+
+
+def _kept(program: Program, result: Mapping[str, Any]) -> dict[str, Any]:
+  """What is gathered over the split: numbers of all classes only where they are scored."""
+  tasks, probabilities = program.experiment.tasks, result['probabilities']
+  return {
+    **{key: result[key] for key in ('metrics', 'top_classes', 'top_probabilities', 'label_ranks')},
+    # Not probabilities, which would tie: float32 rounds those of logits above 16.6 to 1.
+    'label_scores': {k: v for k, v in result['logits'].items() if tasks[k].multi_label},
+    'box_probabilities': {k: v for k, v in probabilities.items() if tasks[k].on_boxes},
+  }
 
 
 def _known(program: Program, host_batch: Mapping[str, Any], batch: Any) -> dict[str, Any]:
@@ -202,7 +230,8 @@ def write_results(
   """
   files = [folder / 'metrics.json', folder / 'predictions.jsonl']
   counts = {'examples': evaluation.examples, 'unreadable': evaluation.unreadable}
-  summary = {**counts, 'data': dataset.fingerprint, **evaluation.metrics}
+  facts = {'data': dataset.fingerprint, 'shown': _how_shown(program.experiment, name)}
+  summary = {**counts, **facts, **evaluation.metrics}
   write_atomically(files[0], json.dumps(summary, indent=2) + '\n')
   lines = _prediction_lines(evaluation, dataset)
   write_atomically(files[1], ''.join(json.dumps(line) + '\n' for line in lines))
@@ -211,18 +240,25 @@ def write_results(
   return files
 
 
+def _how_shown(experiment: Experiment, name: str) -> str:
+  """How the videos were shown, and what was averaged over their views."""
+  config, average = experiment.datasets[name], experiment.evaluation.average
+  shown = {field: getattr(config.clip, field) for field in _SHOWN}
+  return f'{config.temporal_views} x {config.spatial_views} views, mean of {average}, ' + ', '.join(
+    f'{field} {value}' for field, value in shown.items()
+  )
+
+
 def _prediction_lines(evaluation: Evaluation, dataset: VideoDataset) -> list[dict[str, Any]]:
   lines = []
   boxes = {task: np.argsort(p.rows, kind='stable') for task, p in evaluation.boxes.items()}
   for i, row in enumerate(evaluation.rows):
     line: dict[str, Any] = {'id': dataset.key(int(row))}
     for task, predictions in evaluation.predictions.items():
-      label = predictions.labels[i]
+      names = dataset.class_names(task)
       line[task] = {
-        'label': [int(k) for k in np.flatnonzero(label)] if label.ndim else int(label),
-        'top5': _top(
-          dataset.class_names(task), predictions.top_classes[i], predictions.top_probabilities[i]
-        ),
+        **_label(predictions, i, names),
+        'top5': _top(names, predictions.top_classes[i], predictions.top_probabilities[i]),
       }
     for task, order in boxes.items():
       of_row = evaluation.boxes[task].rows[order]
@@ -233,6 +269,16 @@ def _prediction_lines(evaluation: Evaluation, dataset: VideoDataset) -> list[dic
       ]
     lines.append(line)
   return lines
+
+
+def _label(predictions: TaskPredictions, i: int, names: Sequence[str]) -> dict[str, Any]:
+  """What is true of an example: from it and `top5` alone the accuracies can be computed again."""
+  label = predictions.labels[i]
+  if label.ndim:
+    own = [int(k) for k in np.flatnonzero(label)]
+    return {'label': own, 'name': [names[k] for k in own]}
+  known = {} if predictions.ranks is None else {'rank': int(predictions.ranks[i])}
+  return {'label': int(label), 'name': names[int(label)], **known}
 
 
 def _top(names: Sequence[str], classes: np.ndarray, probabilities: np.ndarray) -> list[Any]:

@@ -162,6 +162,10 @@ class OptimizerConfig:
     frozen: Likewise, parameters that do not train: no gradient is taken for them, the optimiser
       keeps nothing of them, and norms and clipping are of the others. Statistics of a batch
       normalisation among them still follow the batches. With `ema_decay`, the average holds a copy.
+    layer_decay: Factor of the learning rate from one block of the trunk to the block before it, in
+      (0, 1]; 1 is off. See `train_lib.layer_rates`.
+    multipliers: Pairs of a regular expression and a factor: of the learning rate of parameters whose
+      path it matches. Factors of several that match are multiplied, with that of `layer_decay` too.
   """
 
   rule: Component
@@ -173,6 +177,8 @@ class OptimizerConfig:
   weight_decay: float = 0.0
   no_decay: tuple[str, ...] = ()
   frozen: tuple[str, ...] = ()
+  layer_decay: float = 1.0
+  multipliers: tuple[tuple[str, float], ...] = ()
   min_learning_rate: float = 0.0
 
   def __post_init__(self) -> None:
@@ -183,6 +189,16 @@ class OptimizerConfig:
         f'`min_learning_rate` {self.min_learning_rate} is above `learning_rate` '
         f'{self.learning_rate}: lower it.'
       )
+    if not 0 < self.layer_decay <= 1:
+      raise ConfigError(
+        f'`layer_decay` must be above 0 and at most 1, which is off; got {self.layer_decay}.'
+      )
+    for pattern, factor in self.multipliers:
+      if not (math.isfinite(factor) and factor > 0):
+        raise ConfigError(
+          f'`multipliers`: the factor of {pattern!r} must be above 0, got {factor}. To keep '
+          'parameters as they are, name them in `frozen`.'
+        )
     if self.rule.accepts('learning_rate'):
       raise ConfigError(
         f'`rule` {self.rule.name} takes a learning rate of its own: name the direction only, such as '

@@ -18,7 +18,7 @@ _CHECKPOINT = flags.DEFINE_string(
   f'State dict by official names: .npz, .safetensors or with torch {", ".join(TORCH_SUFFIXES)}.',
   allow_override=True,
 )
-_OUT = flags.DEFINE_string('out', '', 'The .npz to write.', allow_override=True)
+_OUT = flags.DEFINE_string('out', '', 'The .npz or .safetensors to write.', allow_override=True)
 _CLASS_NAMES = flags.DEFINE_multi_string(
   'class_names',
   [],

@@ -12,7 +12,9 @@ from train_lib import checkpoint, label_map, params_file, preprocessing, weight_
 from train_lib.config_changes import config_changes, describe
 from train_lib.console import say
 from train_lib.experiment import Experiment
+from train_lib.frozen import matcher
 from train_lib.pretrained import load_pretrained, matches
+from train_lib.pretrained_report import LoadReport
 from train_lib.program import Program
 from train_lib.state import TrainState
 
@@ -48,10 +50,9 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
     weights, rows = _heads_by_name(program, weights, meta['class_names'])
   if meta is not None and 'preprocessing' in meta:  # Imported weights come without.
     preprocessing.say_changes(meta, program.experiment, Path(config.path))
-  if meta is not None and 'config' in meta:
-    _say_trunk_changes(meta['config']['trunk'], program.experiment)
-  _, report = _fill(program, program.abstract_state, weights)
+  report = _fit(program, weights, meta or {})
   random = [r.target for r in report.rows if r.status == 'new' and r.target.startswith('heads_')]
+  random += [f'heads_{found.task} in part' for found in rows if found.new]
   if whole and random:
     raise CheckpointMismatchError(
       f'{config.path} would leave {random} random, so that an evaluation means nothing. Set '
@@ -66,13 +67,34 @@ def read_weights(program: Program, whole: bool = False) -> Weights | None:
   return weights
 
 
-def _say_trunk_changes(stored: Mapping[str, Any], experiment: Experiment) -> None:
-  """Prints which settings of the trunk are not the other run's: not all of them show in its arrays."""
+def _fit(program: Program, weights: Weights, meta: Mapping[str, Any]) -> LoadReport:
+  """Fits weights to the abstract model; says how the trunks' settings differ, of which no array tells.
+
+  Raises:
+    CheckpointMismatchError: They do not fit; with these settings.
+  """
+  experiment, path = program.experiment, program.experiment.init_from.path
+  changes = _trunk_changes(meta['config']['trunk'], experiment) if 'config' in meta else []
+  try:
+    _, report = _fill(program, program.abstract_state, weights)
+  except CheckpointMismatchError as error:
+    if not changes:
+      raise
+    raise CheckpointMismatchError(
+      '\n  '.join([f'{error}\nThe trunk differs from that of {path}:', *changes])
+      + '\nSet these keys to what stands first, or take all of them over: '
+      f'--config=configs/finetune.py:from={path}'
+    ) from error
+  if changes:
+    say('\n  '.join([f'The trunk differs from that of {path}:', *changes]))
+  return report
+
+
+def _trunk_changes(stored: Mapping[str, Any], experiment: Experiment) -> list[str]:
+  """Which settings of the trunk are not the other run's."""
   trunk = experiment.trunk
   now = json.loads(json.dumps({'name': trunk.name, **trunk.arguments}))  # Tuples are lists there.
-  if changes := config_changes({'trunk': stored}, {'trunk': now}):
-    lines = [f'The trunk differs from that of {experiment.init_from.path}:', *describe(changes)]
-    say('\n  '.join(lines))
+  return describe(config_changes({'trunk': stored}, {'trunk': now}))
 
 
 def _heads_by_name(
@@ -89,6 +111,7 @@ def _heads_by_name(
     optional=[
       task for task in wanted if matches(f'heads_{task}/output_projection/kernel', config.allow_new)
     ],
+    unmatched=config.unmatched_classes,
   )
 
 
@@ -100,6 +123,7 @@ def fresh_state(program: Program, weights: Weights | None) -> TrainState:
     return state
   leaves, report = _fill(program, state, weights)
   say(str(report))
+  _say_frozen_and_new(program, report)
   leaves = jax.device_put(leaves, jax.tree.map(lambda x: x.sharding, _leaves(state)))
   model_state = {name: leaves.pop(name) for name in state.model_state}
   ema = None if state.ema_params is None else jax.tree.map(lambda x: x.copy(), leaves)
@@ -107,6 +131,17 @@ def fresh_state(program: Program, weights: Weights | None) -> TrainState:
     params=leaves, model_state=model_state, ema_params=ema
   )
   return filled
+
+
+def _say_frozen_and_new(program: Program, report: LoadReport) -> None:
+  """Warns of parameters that nothing fills and nothing trains."""
+  frozen = matcher(program.experiment.optimizer.frozen, 'optimizer.frozen')
+  paths = [row.target for row in report.rows if row.status == 'new' and frozen(row.target)]
+  if paths:
+    say(
+      f'FROZEN PARAMETERS ARE RANDOM, and stay so: {len(paths)}, such as {paths[0]}. Let '
+      '`optimizer.frozen` leave them out, or start from weights that have them.'
+    )
 
 
 def _fill(program: Program, state: TrainState, weights: Weights) -> tuple[Any, Any]:

@@ -22,10 +22,11 @@ class Rows:
   Attributes:
     task: of the model.
     source: the checkpoint's task; '' for a head without a name.
-    indices: for each class of the task, its row there.
+    indices: for each class of the task, its row there; -1 where it has none and starts new.
     counts: how the names were matched -> classes.
     inexact: (name, the row's) of classes whose rows have other names.
     unused: names of the rows that no class took.
+    new: names of the classes that have no row.
   """
 
   task: str
@@ -34,6 +35,7 @@ class Rows:
   counts: Mapping[str, int]
   inexact: tuple[tuple[str, str], ...]
   unused: tuple[str, ...]
+  new: tuple[str, ...] = ()
 
   @property
   def same(self) -> bool:
@@ -41,10 +43,13 @@ class Rows:
     return self.indices == tuple(range(len(self.indices) + len(self.unused)))
 
   def __str__(self) -> str:
-    matched, total = len(self.indices), len(self.indices) + len(self.unused)
+    matched = len(self.indices) - len(self.new)
+    total = matched + len(self.unused)
     how = ', '.join(f'{n} {name}' for name, n in self.counts.items() if n)
     source = f'heads_{self.source}' if self.source else 'the head'
-    text = f'heads_{self.task}: {matched} of {total} rows of {source} by name ({how})'
+    text = f'heads_{self.task}: {matched} of {total} rows of {source} by name ({how or "none"})'
+    if self.new:
+      text += f'; new: {len(self.new)}, {_first(map(repr, self.new))}'
     if self.inexact:
       text += f'; not exact: {_first(f"{name!r} <- {row!r}" for name, row in self.inexact)}'
     if self.unused:
@@ -90,6 +95,7 @@ def map_heads(
   synonyms: Sequence[tuple[str, str]],
   where: str,
   optional: Collection[str] = (),
+  unmatched: str = 'error',
 ) -> tuple[dict[str, np.ndarray], list[Rows]]:
   """Gives the model's heads the rows of a checkpoint's by name (UniFormerV2, appendix F).
 
@@ -105,19 +111,22 @@ def map_heads(
     synonyms: pairs of names of one class.
     where: the checkpoint, for messages.
     optional: tasks whose heads are left out where they have no rows.
+    unmatched: what a class without a row is: an 'error', or 'new'.
 
   Returns:
-    The arrays with the model's heads in place of the checkpoint's, kernels `[..., classes]`; and what
-    became of each head, but for those left out.
+    The arrays with the model's heads in place of the checkpoint's, kernels `[..., classes]`, masked
+    arrays where there are new classes; and what became of each head, but for those left out.
 
   Raises:
-    CheckpointMismatchError: a class has no row, several, or shares one; a task has no head; the names
-      are not as many as the rows.
+    CheckpointMismatchError: a class has no row and may not be new, has several, or shares one; a task
+      has no head; the names are not as many as the rows.
   """
   rows: list[Rows] = []
   for task, names in wanted.items():
     source = _source(task, arrays, stored)
-    found = None if source is None else _match(task, names, source, stored[source], synonyms)
+    found = None
+    if source is not None:
+      found = _match(task, names, source, stored[source], synonyms, unmatched == 'new')
     if found is not None:
       rows.append(found)
     elif task not in optional:
@@ -175,6 +184,8 @@ def _gathered(
           'Import the weights again with the class names that belong to them.'
         )
       array = array[..., list(rows.indices)]
+      if rows.new:
+        array = np.ma.array(array, mask=np.broadcast_to(np.less(rows.indices, 0), array.shape))
     result[f'heads_{rows.task}/{leaf}'] = array
   return result
 
@@ -195,20 +206,24 @@ def _match(
   source: str,
   stored: Sequence[str],
   synonyms: Sequence[tuple[str, str]],
+  new: bool,
 ) -> Rows | None:
-  """The row of each name; None where one has none, several, or that of another."""
+  """The row of each name; None where one has several, that of another, or none and may not be new."""
   found = _find(names, stored, synonyms)
-  indices = tuple(row for rows, _ in found for row in rows)
-  if not all(len(rows) == 1 for rows, _ in found) or len(set(indices)) < len(indices):
+  taken = [row for rows, _ in found for row in rows]
+  fewest = 0 if new else 1
+  if not all(fewest <= len(rows) <= 1 for rows, _ in found) or len(set(taken)) < len(taken):
     return None
-  pairs = zip(names, (stored[row] for row in indices), strict=True)
+  indices = tuple(rows[0] if rows else -1 for rows, _ in found)
+  pairs = [(name, stored[row]) for name, row in zip(names, indices, strict=True) if row >= 0]
   return Rows(
     task,
     source,
     indices,
-    counts=collections.Counter(how for _, how in found),
+    counts=collections.Counter(how for _, how in found if how),
     inexact=tuple((name, other) for name, other in pairs if name != other),
-    unused=tuple(name for row, name in enumerate(stored) if row not in set(indices)),
+    unused=tuple(name for row, name in enumerate(stored) if row not in set(taken)),
+    new=tuple(name for name, row in zip(names, indices, strict=True) if row < 0),
   )
 
 
@@ -258,7 +273,8 @@ def _no_rows(
   )
   advice = (
     'Name the pairs that mean one class in a csv with the header name,label '
-    f'(`init_from.class_synonyms`), {_without_it(task)}'
+    '(`init_from.class_synonyms`), let classes without a row start new '
+    f"(`init_from.unmatched_classes='new'`), {_without_it(task)}"
   )
   return '\n  '.join([head, *missing, *several, *shared]) + f'\n{advice}'
 

@@ -47,8 +47,8 @@ def weighted_mean(values: jax.Array, weights: jax.Array | None = None) -> jax.Ar
   return total / (count + _EPSILON)
 
 
-def top_k_correct(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
-  """1.0 where fewer than `k` other classes score at least as high as the true one, else 0.0 -> [B].
+def rank_of_label(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """1 + how many other classes score at least as high as the true one -> int32 [B].
 
   Ties count against the model, as do NaNs, so constant logits earn nothing (`jax.lax.top_k` would
   credit the first classes).
@@ -56,10 +56,19 @@ def top_k_correct(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
   Args:
     logits: [B, K].
     label: [B] int class, or [B, K] one-hot; of mixed labels the largest entry counts.
-    k: positive; every example is correct once k >= K.
   """
   if label.ndim == logits.ndim:
     label = jnp.argmax(label, axis=-1)
   true = jnp.take_along_axis(logits, label[..., None], axis=-1)
-  rivals = jnp.sum(~(logits < true), axis=-1) - 1  # without the true class itself
-  return (rivals < k).astype(jnp.float32)
+  return jnp.sum(~(logits < true), axis=-1, dtype=jnp.int32)  # the true class among them
+
+
+def top_k_correct(logits: jax.Array, label: jax.Array, k: int) -> jax.Array:
+  """1.0 where the true class is among the best `k` by `rank_of_label`, else 0.0 -> [B].
+
+  Args:
+    logits: see `rank_of_label`.
+    label: see there.
+    k: positive; every example is correct once k >= K.
+  """
+  return (rank_of_label(logits, label) <= k).astype(jnp.float32)

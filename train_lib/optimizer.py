@@ -7,6 +7,7 @@ import optax
 
 from train_lib.experiment import Lengths, OptimizerConfig
 from train_lib.frozen import matcher
+from train_lib.layer_rates import LayerRates, path_name
 
 
 def learning_rate_schedule(config: OptimizerConfig, lengths: Lengths) -> optax.Schedule:
@@ -27,8 +28,10 @@ def learning_rate_schedule(config: OptimizerConfig, lengths: Lengths) -> optax.S
   return lambda step: joined(step + 1)
 
 
-def make_optimizer(config: OptimizerConfig, lengths: Lengths) -> optax.GradientTransformation:
-  """Clips, turns into a direction, decays, and scales by the learning rate.
+def make_optimizer(
+  config: OptimizerConfig, lengths: Lengths, rates: LayerRates | None = None
+) -> optax.GradientTransformation:
+  """Clips, turns into a direction, decays, and scales by the learning rate, and that of each layer.
 
   DEVIATION: Scenic's ViViT clips per device before averaging; here the norm is that of the global
   mean gradient, so that the result does not depend on the number of devices.
@@ -40,6 +43,10 @@ def make_optimizer(config: OptimizerConfig, lengths: Lengths) -> optax.GradientT
   if config.weight_decay:
     parts.append(optax.add_decayed_weights(config.weight_decay, mask=decay_mask(config.no_decay)))
   parts.append(optax.scale_by_learning_rate(learning_rate_schedule(config, lengths)))
+  if rates is not None and rates.differ:
+    parts.append(
+      rates.scaling()
+    )  # The last, and without state: that of the others keeps its place.
   return optax.chain(*parts)
 
 
@@ -52,8 +59,6 @@ def decay_mask(no_decay: tuple[str, ...]) -> Any:
   matches = matcher(no_decay, 'optimizer.no_decay')
 
   def decays(path: Any, _: Any) -> bool:
-    keys = [k for k in path if isinstance(k, jax.tree_util.DictKey)]
-    name = jax.tree_util.keystr(tuple(keys), simple=True, separator='/')
-    return not matches(name)
+    return not matches(path_name(path))
 
   return lambda params: jax.tree_util.tree_map_with_path(decays, params)

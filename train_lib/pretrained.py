@@ -70,6 +70,8 @@ class InitFromConfig:
       names stays new where a class has no row. With the heads come the objective's own parameters,
       which belong to them; those that are missing, unused or of another shape are new and skipped
       without permission.
+    unmatched_classes: what a class is that `load_head` finds no row for by name: an 'error', or 'new': it
+      stays as initialised, beside those that are taken over.
     class_synonyms: csv `name,label` of pairs of names of one class, for `load_head`.
     allow_new: patterns of model paths ('trunk/...') that may stay at their initial values, besides
       those that the pairing of checkpoint and model implies: where the file has nothing for them, or
@@ -86,6 +88,7 @@ class InitFromConfig:
   init_temporal_attention: bool = False
   init_temporal_layer_norm: bool = False
   load_head: bool = False
+  unmatched_classes: str = 'error'
   class_synonyms: str = ''
   allow_new: tuple[str, ...] = ()
   allow_skipped: tuple[str, ...] = ()
@@ -96,6 +99,7 @@ class InitFromConfig:
       ('position_embedding', POSITION_MODES),
       ('position_resize', interpolation.METHODS),
       ('class_token', ('copy', 'scenic')),
+      ('unmatched_classes', ('error', 'new')),
     ):
       if getattr(self, field) not in choices:
         raise ConfigError(f'init_from.{field}={getattr(self, field)!r}: one of {choices}.')
@@ -311,6 +315,8 @@ class _Plan:
 
   def _fit(self, path: str, leaf: Any, array: np.ndarray) -> tuple[str, np.ndarray, str]:
     """(status, array for the leaf, how)."""
+    if isinstance(array, np.ma.MaskedArray):
+      return 'loaded', *_beside_new_classes(leaf, array)
     if array.dtype.itemsize == 2:  # Half precision, of CLIP's files.
       array = array.astype(np.float32)
     if path.endswith('/pos_embedding'):
@@ -411,6 +417,15 @@ class _Plan:
 def _beside(path: str) -> str:
   """The path that a statistic would have among the parameters."""
   return path.removeprefix(f'{STATISTICS}/')
+
+
+def _beside_new_classes(leaf: Any, rows: np.ma.MaskedArray) -> tuple[np.ndarray, str]:
+  """A head [..., K] whose masked classes are as initialised; of an abstract leaf they mean nothing."""
+  new = np.ma.getmaskarray(rows)
+  how = f'{new.reshape(-1, new.shape[-1])[0].sum()} of {new.shape[-1]} classes new'
+  if isinstance(leaf, jax.ShapeDtypeStruct) or leaf.shape != rows.shape:
+    return rows.data, how
+  return np.where(new, np.asarray(leaf), rows.data), how
 
 
 def _misfit(path: str, name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:

@@ -11,8 +11,10 @@ from train_lib.pretrained_vit import (
   POSITIONS,
   UNUSED,
   from_torch,
+  join_packed,
   rename,
   split_packed,
+  to_torch,
   with_zero_row,
 )
 from train_lib.weight_files import Arrays
@@ -172,3 +174,34 @@ def from_hugging_face(arrays: Arrays, num_heads: int) -> Arrays:
     (r'^(embeddings\.mask_token)$', rf'{UNUSED}/\1'),
   )
   return from_torch(rename(arrays, renames), num_heads, _HF_STEMS)
+
+
+def to_clip(canonical: Arrays) -> Arrays:
+  """The visual tower by the names of OpenAI's CLIP, without its projection: what `from_clip` reads."""
+  official = join_packed(to_torch(_without_batch_axes(canonical), _CLIP_STEMS))
+  return {f'visual.{name}': array for name, array in official.items()}
+
+
+def to_hugging_face_clip(canonical: Arrays) -> Arrays:
+  """The same as Hugging Face's `CLIPVisionModel`: what `from_hugging_face_clip` reads."""
+  official = to_torch(_without_batch_axes(canonical), _HF_CLIP_STEMS)
+  renamed = rename(official, ((r'\bposition_embedding$', 'position_embedding.weight'),))
+  return {f'vision_model.{name}': array for name, array in renamed.items()}
+
+
+def _without_batch_axes(canonical: Arrays) -> Arrays:
+  """The inverse of `_with_batch_axes`."""
+  return {
+    **canonical,
+    'cls': canonical['cls'].reshape(-1),
+    POSITIONS: canonical[POSITIONS][0],
+  }
+
+
+def to_hugging_face_vivit(canonical: Arrays) -> Arrays:
+  """Hugging Face's `VivitForVideoClassification`, as on the hub: what `from_hugging_face` reads."""
+  official = to_torch(canonical, _HF_STEMS)
+  return {
+    name if name.startswith('classifier.') else f'vivit.{name}': array
+    for name, array in official.items()
+  }

@@ -7,17 +7,21 @@ the blocks, `Transformer/posembed_input/pos_embedding` with the class token's ro
 file has besides, of which no trunk can use anything, is `unused/WHAT/...`.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from errors import CheckpointMismatchError
 from train_lib.weight_files import Arrays
 
 POSITIONS = 'Transformer/posembed_input/pos_embedding'
 UNUSED = 'unused'
 # Of a block: LayerScale of its attention and of its MLP.
 GAMMAS = ('LayerScale_0', 'LayerScale_1')
+_PACKED = ('query', 'key', 'value')
+_TORCH_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
 
 
 def rename(arrays: Arrays, renames: Sequence[tuple[str, str]]) -> Arrays:
@@ -77,11 +81,24 @@ def split_packed(arrays: Arrays) -> Arrays:
   apart: Arrays = {}
   for name, array in arrays.items():
     if '.in_proj_' in name:
-      for part, rows in zip(('query', 'key', 'value'), np.array_split(array, 3)):
+      for part, rows in zip(_PACKED, np.array_split(array, 3)):
         apart[name.replace('in_proj_', f'{part}.')] = rows
     else:
       apart[name] = array
   return apart
+
+
+def join_packed(arrays: Arrays) -> Arrays:
+  """Queries, keys and values as PyTorch packs them: what `split_packed` splits."""
+  packed: Arrays = {}
+  for name, array in arrays.items():
+    part = next((part for part in _PACKED if f'.{part}.' in name), '')
+    if part == 'query':
+      rows = [arrays[name.replace('.query.', f'.{other}.')] for other in _PACKED]
+      packed[name.replace('.query.', '.in_proj_')] = np.concatenate(rows)
+    elif not part:
+      packed[name] = array
+  return packed
 
 
 def from_torch(arrays: Arrays, num_heads: int, stems: Sequence[tuple[str, str]]) -> Arrays:
@@ -122,3 +139,61 @@ def _torch_to_flax(path: str, array: np.ndarray, num_heads: int) -> np.ndarray:
   if path.endswith('/out/kernel') and array.shape[0] % num_heads == 0:
     return array.reshape(num_heads, -1, array.shape[-1])
   return array
+
+
+def to_torch(arrays: Arrays, stems: Sequence[tuple[str, str]]) -> Arrays:
+  """What `from_torch` makes `arrays` of: the same table, read from right to left.
+
+  Args:
+    arrays: our path -> array.
+    stems: as of `from_torch`. Of a pattern with several spellings, `(?:a|b)`, the first is written.
+
+  Returns:
+    PyTorch's name -> array, queries, keys and values apart.
+
+  Raises:
+    CheckpointMismatchError: arrays that the table does not name.
+  """
+  table = [_backwards(of, to) for of, to in stems]
+  official: Arrays = {}
+  unknown = []
+  for path, array in arrays.items():
+    stem, _, leaf = path.rpartition('/')
+    if leaf not in _TORCH_LEAVES:
+      stem, leaf = path, ''
+    name = next(
+      (m.expand(to) for of, to in table if (m := re.fullmatch(of, stem)) is not None), None
+    )
+    if name is None:
+      unknown.append(path)
+    else:
+      official[f'{name}.{_TORCH_LEAVES[leaf]}' if leaf else name] = _flax_to_torch(path, array)
+  if unknown:
+    raise CheckpointMismatchError(
+      f'The layout has no place for {len(unknown)} arrays of the model: {", ".join(sorted(unknown)[:8])}.'
+    )
+  return official
+
+
+def _backwards(pattern: str, template: str) -> tuple[str, str]:
+  """A pair of `from_torch` as a pattern of our path and a template of PyTorch's name."""
+  group = r'\((?!\?)[^()]*\)'
+  groups = re.findall(group, pattern)
+  pieces = re.split(r'\\(\d)', template)  # Literals, and between them the numbers of groups.
+  ours = [groups[int(x) - 1] if i % 2 else re.escape(x) for i, x in enumerate(pieces)]
+  places = {number: place for place, number in enumerate(pieces[1::2], 1)}
+  first_spelling = re.sub(r'\(\?:([^|()]*)(?:\|[^()]*)?\)', r'\1', pattern)
+  counter = itertools.count(1)
+  name = re.sub(group, lambda _: f'\\{places[str(next(counter))]}', first_spelling)
+  return ''.join(ours), name.replace(r'\.', '.')
+
+
+def _flax_to_torch(path: str, array: np.ndarray) -> np.ndarray:
+  """The inverse of `_torch_to_flax`."""
+  if path == 'embedding/kernel':
+    return np.moveaxis(array, (-2, -1), (1, 0))
+  if re.search(r'/(query|key|value)/', path):
+    array = array.reshape(*array.shape[:-2], -1)
+  elif path.endswith('/out/kernel'):
+    array = array.reshape(-1, array.shape[-1])
+  return array.T if path.endswith('/kernel') else array

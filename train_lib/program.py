@@ -26,9 +26,10 @@ from train_lib import frozen, losses
 from train_lib import mesh as mesh_lib
 from train_lib.augment import augment, example_keys, normalize
 from train_lib.erasing import erase
-from train_lib.eval_step import make_eval_step
+from train_lib.eval_step import jit_eval_step
 from train_lib.experiment import DataFacts, Experiment, Lengths, lengths
 from train_lib.labels import Batch, Metrics, best_is_right, masks_of, targets_of
+from train_lib.layer_rates import LayerRates
 from train_lib.mixing import mix
 from train_lib.mixture import make_mixture
 from train_lib.objective import ModelOutputs
@@ -55,8 +56,8 @@ class Program:
   Attributes:
     init: () -> TrainState, from the experiment's seed; the objective's parameters among the model's.
     train_step: (state, batch) -> (state, metrics); donates `state`. Metrics are (sum, count).
-    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities',
-      'label_scores', 'box_probabilities'}`.
+    eval_step: (variables, batch) -> `{'metrics', 'top_classes', 'top_probabilities', 'label_ranks',
+      'logits', 'probabilities'}`, but for the first by task; only the last two have tasks on boxes.
     abstract_state: Shapes and types of the state, with shardings.
     mixture: Which dataset each batch is from, numbered as in `experiment.datasets`.
   """
@@ -105,20 +106,7 @@ class Program:
 
   def to_device(self, batch: Batch) -> Batch:
     """Places this host's part of a batch; examples are split over the mesh's batch axes."""
-    sharding = mesh_lib.batch_sharding(self.mesh)
-    # Every process holds an equal share, whatever the batch's size.
-    shards = self.mesh.shape['data'] * self.mesh.shape['fsdp']
-    size = len(batch['row']) * shards // len(mesh_lib.host_places(self.mesh, shards))
-    places = mesh_lib.host_places(self.mesh, size)
-
-    def place(x: np.ndarray) -> jax.Array:
-      def part(index: Any) -> np.ndarray:
-        first = int(np.searchsorted(places, index[0].start or 0))
-        return x[first : first + size // shards]
-
-      return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
-
-    return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
+    return to_device(self.mesh, batch)
 
   def abstract_batch(self, dataset: str) -> Batch:
     """A training batch of a dataset as `to_device` places it, without its numbers."""
@@ -201,7 +189,8 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   _check_grids(experiment, model)
   objective = build_objective(experiment, facts)
   plan = lengths(experiment, facts.train_examples)
-  optimizer = make_optimizer(experiment.optimizer, plan)
+  rates = LayerRates(experiment.optimizer, model.trunk)
+  optimizer = make_optimizer(experiment.optimizer, plan, rates)
 
   def boxed_init() -> TrainState:
     variables = init_variables(experiment, model, objective)
@@ -217,7 +206,6 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
   step = mesh_lib.on_mesh(
     mesh, _make_train_step(experiment, facts, plan, model, objective, optimizer)
   )
-  eval_step = mesh_lib.on_mesh(mesh, make_eval_step(experiment, facts, model))
   whole: NamedSharding = mesh_lib.replicated(mesh)
   return Program(
     experiment=experiment,
@@ -227,7 +215,7 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
     model=model,
     init=jax.jit(lambda: nn.meta.unbox(init()), out_shardings=shardings),
     train_step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
-    eval_step=jax.jit(eval_step, out_shardings=whole),
+    eval_step=jit_eval_step(experiment, facts, model, mesh),
     abstract_state=jax.tree.map(
       lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
       nn.meta.unbox(boxed),
@@ -241,6 +229,24 @@ def build_program(experiment: Experiment, facts: DataFacts, mesh: Mesh) -> Progr
       experiment.weights,
     ),
   )
+
+
+def to_device(mesh: Mesh, batch: Batch) -> Batch:
+  """Places this host's part of a batch; examples are split over the mesh's batch axes."""
+  sharding = mesh_lib.batch_sharding(mesh)
+  # Every process holds an equal share, whatever the batch's size.
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  size = len(batch['row']) * shards // len(mesh_lib.host_places(mesh, shards))
+  places = mesh_lib.host_places(mesh, size)
+
+  def place(x: np.ndarray) -> jax.Array:
+    def part(index: Any) -> np.ndarray:
+      first = int(np.searchsorted(places, index[0].start or 0))
+      return x[first : first + size // shards]
+
+    return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+
+  return jax.tree.map(place, {k: batch[k] for k in DEVICE_KEYS if k in batch})
 
 
 def init_variables(

@@ -18,10 +18,12 @@ from datasets.dataset import VideoDataset
 from errors import CheckpointError, ConfigError, PreemptedError
 from train_lib import (
   checkpoint,
+  class_report,
   consistency,
   cost,
   data,
   evaluation,
+  layer_rates,
   multi_label,
   overlap,
   preprocessing,
@@ -78,6 +80,7 @@ def _inspect(experiment: Experiment) -> None:
   program = build_program(experiment, data.facts_or_nominal(experiment), mesh)
   state = fresh_state(program, read_weights(program))
   say(tables.parameter_table(state.params))
+  _say_layers(program)
   for name in experiment.datasets:
     say(f'{name}:\n{tables.cost_table(cost.cost_of(experiment, program.facts, name))}')
   lengths = program.lengths
@@ -85,6 +88,12 @@ def _inspect(experiment: Experiment) -> None:
     f'training         {lengths.total:,} steps, {lengths.total / lengths.epoch:.1f} epochs\n'
     f'classes          {program.facts.describe()}'
   )
+
+
+def _say_layers(program: Program) -> None:
+  config, params = program.experiment.optimizer, program.abstract_state.params
+  if table := tables.layer_table(config, layer_rates.groups(config, program.model.trunk, params)):
+    say(table)
 
 
 def _profile(experiment: Experiment, folder: Path) -> None:
@@ -248,6 +257,7 @@ class Training:
     if jax.process_index() == 0:
       write_atomically(self.folder / CONFIG_FILE, self.config_json)
     say(tables.parameter_table(state.params))
+    _say_layers(self.program)
     self._say_plan()
     with contextlib.ExitStack() as stack:
       stack.callback(lambda: say(f'Time  {self.goodput.summary()}'))
@@ -360,6 +370,18 @@ class Training:
       say(f'  predictions   {results / "predictions.jsonl"}')
       for picture in sorted(results.glob('*.png')):
         say(f'  picture       {picture}')
+    of_clips = [not task.on_boxes for task in self.program.experiment.tasks.values()]
+    if any(of_clips):
+      say(f'  predict       python -m tools.predict --checkpoint={self.folder} --video=FILE')
+    for name, dataset in self.eval_data.items():
+      self._say_classes(name, results_folder(self.folder, name, dataset.split, step))
+
+  def _say_classes(self, name: str, results: Path) -> None:
+    tasks = self.program.experiment.tasks_of(name)
+    names = self.program.facts.class_names
+    single = {task: names[task] for task, c in tasks.items() if c.loss == 'softmax'}
+    if text := class_report.report(results / 'predictions.jsonl', single):
+      say(text)
 
 
 @contextlib.contextmanager

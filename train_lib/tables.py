@@ -1,17 +1,58 @@
 """Tables of a run for people."""
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clu import parameter_overview
 
 from train_lib.aot import Report
 from train_lib.cost import Cost
+from train_lib.experiment import OptimizerConfig
+from train_lib.layer_rates import Group
 
 
 def parameter_table(params: Any) -> str:
   """Name, shape and size of every parameter, with the total."""
   table: str = parameter_overview.get_parameter_overview(params, include_stats=False)
   return table
+
+
+def layer_table(config: OptimizerConfig, groups: Sequence[Group]) -> str:
+  """How the parts of a model train, by depth; empty where all train alike.
+
+  Args:
+    config: The optimiser's.
+    groups: The model's, from the input to the heads.
+  """
+  if len({group.factor for group in groups}) == 1:
+    return ''
+  lines = [('depth', 'parameters', 'learning rate', 'weight decay', '')]
+  for group in groups:
+    lines.append(
+      (
+        f'{group.first}' if group.first == group.last else f'{group.first}-{group.last}',
+        f'{sum(group.sizes.values()):,}',
+        f'x {group.factor:.4g}' if group.factor else 'frozen',
+        f'{config.weight_decay:g} of {group.decaying:,}' if group.decaying else '-',
+        _parts(group.sizes),
+      )
+    )
+  widths = [max(len(line[i]) for line in lines) for i in range(4)]
+  return '\n'.join(
+    '  '.join(
+      [line[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(line[1:4], widths[1:])), line[4]]
+    ).rstrip()
+    for line in lines
+  )
+
+
+def _parts(paths: Iterable[str]) -> str:
+  """What parameters belong to, no more than fits on a line."""
+  part = re.compile(r'trunk/(\w*Transformer/)?(\w+)|\w+')
+  found = [part.match(path) for path in paths]
+  names = list(dict.fromkeys(match[0].removeprefix('trunk/') for match in found if match))
+  return ', '.join(names[:2]) + f' and {len(names) - 2} more' * (len(names) > 2)
 
 
 def cost_table(cost: Cost) -> str:

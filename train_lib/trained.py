@@ -27,11 +27,13 @@ class Trained:
   """A model with all that its checkpoint knows.
 
   Attributes:
-    experiment: As it was trained, but in float32 and with unrolled layers.
+    experiment: As it was trained; but in float32 and with unrolled layers, unless it was loaded
+      `as_trained`.
     model: The trunk with its heads.
     variables: `params` and other collections, float32 numpy arrays.
     class_names: Task -> names in label order.
     shown: Dataset -> how its videos are shown to the model.
+    meta: All that was kept beside the arrays, as `checkpoint.describe` gives it; none of other code.
   """
 
   experiment: Experiment
@@ -39,6 +41,17 @@ class Trained:
   variables: dict[str, PyTree]
   class_names: Mapping[str, tuple[str, ...]]
   shown: Mapping[str, Preprocessing]
+  meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """The variables as weight files name them: what `variables_of` reads."""
+    flat = flax.traverse_util.flatten_dict(self.variables, sep='/')
+    return {name.removeprefix('params/').removeprefix('trunk/'): x for name, x in flat.items()}
+
+  @property
+  def facts(self) -> DataFacts:
+    """The classes; it is not known how many examples there were."""
+    return DataFacts({}, self.class_names, 'the checkpoint')
 
   def task(self, name: str) -> str:
     """The task called `name`, or for '' the only one that classifies clips.
@@ -62,8 +75,13 @@ class Trained:
     return of_clips[0]
 
 
-def load(path: str) -> Trained:
+def load(path: str, *, as_trained: bool = False) -> Trained:
   """Loads a model from a run's folder (its newest checkpoint) or a file of `tools.checkpoint --out`.
+
+  Args:
+    path: of the folder or file.
+    as_trained: whether it computes as its evaluations did: in the experiment's `compute_dtype`, and
+      with its layers scanned and rematerialised if they were. Otherwise in float32 and unrolled.
 
   Raises:
     CheckpointMismatchError: There is nothing there, it is damaged, it is a weight file that does not
@@ -72,15 +90,16 @@ def load(path: str) -> Trained:
   """
   arrays, meta = _read(path)
   config = dict(meta['config'])
-  config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
-  experiment = experiment_lib.parse({**config, 'compute_dtype': 'float32'})
+  if not as_trained:
+    config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
+    config['compute_dtype'] = 'float32'
+  experiment = experiment_lib.parse(config)
   class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
   model = build_model(experiment, DataFacts({}, class_names, path))
-  variables = _variables(arrays)
+  variables = variables_of(arrays)
   _check(model, experiment, variables, path)
-  return Trained(
-    experiment, model, variables, class_names, preprocessing.from_json(meta['preprocessing'])
-  )
+  shown = preprocessing.from_json(meta['preprocessing'])
+  return Trained(experiment, model, variables, class_names, shown, meta)
 
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -94,16 +113,16 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       '`python -m tools.checkpoint --out` wrote.'
     )
   arrays, stored = weight_files.read_arrays(path, '--checkpoint'), params_file.read_meta(path)
-  if stored is None:
+  if stored is None or 'config' not in stored:  # Imported weights may have class names alone.
     raise CheckpointMismatchError(
       f'{path} has weights, but no config and no class names with them: expected the folder of a '
-      'run, or a file that `python -m tools.checkpoint --out` wrote.'
+      'run, or a file that `python -m tools.checkpoint --out` or `tools.export` wrote.'
     )
   return arrays, stored
 
 
-def _variables(arrays: Mapping[str, np.ndarray]) -> dict[str, PyTree]:
-  """The model's variables by collection; the objective's parameters are left out."""
+def variables_of(arrays: Mapping[str, Any]) -> dict[str, PyTree]:
+  """The variables by collection, of arrays as weight files name them; without the objective's."""
   flat = {}
   for name, array in arrays.items():
     scope = name.split('/')[0]

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import io
-import json
 import pickle
 import re
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from etils import epath
 from flax import serialization
 
@@ -33,6 +33,14 @@ _SAFETENSORS_DTYPES: dict[str, Any] = {
   'U8': np.uint8,
   'BOOL': np.bool_,
 }
+_UNREADABLE = (
+  ValueError,
+  KeyError,
+  AttributeError,
+  zipfile.BadZipFile,
+  zlib.error,
+  safetensors.SafetensorError,
+)
 _CONVERT = """\
   import torch
   from safetensors.torch import save_file
@@ -50,7 +58,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> Arrays:
     if isinstance(value, Mapping):
       flat.update(flatten(value, f'{prefix}{key}/'))
     elif value is not None:
-      array = np.asarray(value)
+      array = np.asanyarray(value)  # Rows of a head may be masked.
       if array.dtype.kind == 'V' and array.dtype.itemsize == 2:  # numpy forgets bfloat16 in files
         array = array.view(jnp.bfloat16)
       flat[f'{prefix}{key}'] = array
@@ -87,16 +95,15 @@ def read_arrays(path: str, given: str = 'init_from.path') -> Arrays:
     if file.suffix in TORCH_SUFFIXES:
       return _read_torch(data, path, where)
     if file.suffix == '.npz':
-      if not zipfile.is_zipfile(
-        io.BytesIO(data)
-      ):  # np.load would take it for another kind of file.
+      # np.load would take what is no archive for another kind of file.
+      if not zipfile.is_zipfile(io.BytesIO(data)):
         raise ValueError('it is no archive')
       with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return flatten({key: archive[key] for key in archive.files if not key.startswith('__')})
     if file.suffix == '.safetensors':
       return _parse_safetensors(data)
     return flatten(serialization.msgpack_restore(data))
-  except (ValueError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+  except _UNREADABLE as error:
     raise CheckpointMismatchError(
       f'{where} cannot be read ({error}); expected .npz, .safetensors, {", ".join(TORCH_SUFFIXES)} or '
       'a Flax msgpack checkpoint, whole.'
@@ -104,15 +111,11 @@ def read_arrays(path: str, given: str = 'init_from.path') -> Arrays:
 
 
 def _parse_safetensors(data: bytes) -> Arrays:
-  """8 bytes header length, JSON header {name: dtype, shape, data_offsets}, then raw data."""
-  start = 8 + int.from_bytes(data[:8], 'little')
-  arrays: Arrays = {}
-  for key, entry in json.loads(data[8:start]).items():
-    if key != '__metadata__':
-      begin, end = (start + offset for offset in entry['data_offsets'])
-      flat = np.frombuffer(data[begin:end], _SAFETENSORS_DTYPES[entry['dtype']])
-      arrays[key] = flat.reshape(entry['shape'])
-  return arrays
+  """The arrays of a file; `safetensors.numpy.load` has no bfloat16."""
+  return {
+    name: np.frombuffer(entry['data'], _SAFETENSORS_DTYPES[entry['dtype']]).reshape(entry['shape'])
+    for name, entry in safetensors.deserialize(data)
+  }
 
 
 def _read_torch(data: bytes, path: str, where: str) -> Arrays:

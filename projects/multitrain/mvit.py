@@ -205,6 +205,11 @@ class MViT(nn.Module):
       stages.append((f'stage {number}', 1, math.prod(grid)))
     return stages
 
+  def depths(self) -> list[tuple[str, ...]]:
+    """Beginnings of parameters' paths by depth: of what makes the tokens, then of every block."""
+    tokens = ('embedding', 'posembed_time', 'posembed_space')
+    return [tokens, *((name,) for name, _, _ in self._blocks())]
+
   def _blocks(self) -> Iterator[tuple[str, int, Size]]:
     """Name, stage and query stride of each block."""
     number = itertools.count()

@@ -131,6 +131,11 @@ class TubeViT(nn.Module):
       rows.append((f'tube_{name}', math.prod(grids.get(name, (0,))), kernel + channels))
     return rows
 
+  def depths(self) -> list[tuple[str, ...]]:
+    """Beginnings of parameters' paths by depth: of what makes the tokens, then of every block."""
+    tokens = ('cls', 'shared_kernel', *(f'tube_{name}' for name in sorted(self.tubes)))
+    return [tokens, *layers.block_paths('Transformer', self.num_layers)]
+
   def token_boxes(self, input_shape: Sequence[int]) -> np.ndarray:
     """Begin and end of each token of a video in frames and px, int [N, 2, 3]; raises as `grid`."""
     return token_boxes(self.tubes, input_shape[-4:-1])

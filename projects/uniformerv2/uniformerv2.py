@@ -163,6 +163,20 @@ class UniFormerV2(nn.Module):
       stages.append(('global', 1, frames * row))
     return stages
 
+  def depths(self) -> list[tuple[str, ...]]:
+    """Beginnings of parameters' paths by depth: of what makes the tokens, then of every block.
+
+    A global block is as deep as the block that it follows, the query as the first of them.
+    """
+    tokens = ('embedding', 'cls', 'pre_norm', 'posembed_time', 'SpatialTransformer/posembed_input')
+    depths = [tokens, *layers.block_paths('SpatialTransformer', self.num_layers)]
+    for j, place in enumerate(settings.followed(self)):
+      depths[place + 1] += (f'global_{j}',) if j else ('query', f'global_{j}')
+    if self.temporal_module == 'transformer':
+      depths[-1] += ('cls_TemporalTransformer', 'TemporalTransformer/posembed_input')
+      depths += layers.block_paths('TemporalTransformer', self.temporal_transformer_layers)
+    return depths
+
   def _tokens(self, video: jax.Array, grid: Size) -> jax.Array:
     """[B, T, H, W, 3] -> [B, T', 1 + S, C], with class tokens and positions of time."""
     x = layers.cut_patches(video, (1, self.patch_size, self.patch_size))

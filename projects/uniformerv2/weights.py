@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from errors import CheckpointMismatchError, ConfigError
-from train_lib.pretrained_vit import from_torch, split_packed
+from train_lib.pretrained_vit import from_torch, join_packed, split_packed, to_torch
 from train_lib.weight_files import Arrays
 
 # In front of the names of released and of trained checkpoints.
@@ -195,3 +195,42 @@ def _laid_out(name: str, array: np.ndarray) -> np.ndarray:
   if name == 'cls':
     return array.reshape(1, 1, -1)
   return array[None] if name.endswith('/pos_embedding') else array
+
+
+def to_official(ours: Mapping[str, np.ndarray]) -> Arrays:
+  """What `from_official` reads as `ours`: the state dict as released, `backbone.` in front.
+
+  BatchNorm's `num_batches_tracked` are left out: PyTorch sets those that are missing to 0, and nothing reads
+  them.
+
+  Args:
+    ours: path -> array, statistics under `batch_stats/trunk/`, the classifier as `output_projection`.
+
+  Raises:
+    CheckpointMismatchError: the released model has no place for an array, or needs one that is not there.
+  """
+  apart = to_torch({name: _laid_back(name, array) for name, array in ours.items()}, _STEMS)
+  state = join_packed({_released(name): _with_axes(name, x) for name, x in apart.items()})
+  _check_names(set(state))
+  return {f'backbone.{name}': array for name, array in state.items()}
+
+
+def _laid_back(name: str, array: np.ndarray) -> np.ndarray:
+  """The inverse of `_laid_out`."""
+  if name.endswith(('/convolution/kernel', '/dpe/kernel')):
+    return array.swapaxes(0, 2)
+  if name == 'cls':
+    return array.reshape(-1)
+  return array[0] if name.endswith('/pos_embedding') else array
+
+
+def _released(name: str) -> str:
+  """The name that `_apart` numbered as ours."""
+  found = re.fullmatch(r'(.*)\.local_([01])\.(.*)', name)
+  return f'{found[1]}.lmhra{int(found[2]) + 1}.pos_embed.{found[3]}' if found else name
+
+
+def _with_axes(name: str, array: np.ndarray) -> np.ndarray:
+  """Pointwise kernels of local MHRAs with the three axes that `_apart` removed."""
+  pointwise = re.search(r'\.local_[01]\.[13]\.weight$', name)
+  return array[:, :, None, None, None] if pointwise else array

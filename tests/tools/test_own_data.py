@@ -1,4 +1,4 @@
-"""The three commands of docs/data.md, on videos that the test makes."""
+"""The way of docs/own_data.md and docs/data.md, on videos that the test makes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.datasets.videos import write_video
 
 ROOT = Path(__file__).parents[2]
 TINY = (
-  '--config=configs/vivit/own_videos.py:size=Ti,frames=4,crop=32',
+  '--config=configs/finetune.py:trunk=vivit,size=Ti,frames=4,crop=32',
   '--config.compute_dtype=float32',
   '--config.trunk.num_layers=1',
   '--config.trunk.temporal_num_layers=0',
@@ -75,6 +75,8 @@ def test_from_a_folder_of_videos_to_a_training_run(videos, tmp_path):
   assert (tmp_path / 'look.png').stat().st_size > 10_000
   trained = command('main.py', *TINY, f'--config.datasets.own.dir={data}', f'--workdir={workdir}')
   assert 'Done.' in trained
+  assert f'predict       python -m tools.predict --checkpoint={workdir} --video=FILE' in trained
+  assert 'top1/label by class, worst first\n' in trained
   (metrics,) = workdir.glob('eval/own/test/*/metrics.json')
   assert json.loads(metrics.read_text())['examples'] == held_out
   predictions = (metrics.parent / 'predictions.jsonl').read_text().splitlines()

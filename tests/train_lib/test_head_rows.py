@@ -361,3 +361,53 @@ def test_import_without_class_names_says_so(imported, capsys):
   assert params_file.read_meta(path) is None
   imported(['b', 'a'], '{}')
   assert 'does not name' not in capsys.readouterr().out
+
+
+def test_classes_without_a_row_may_start_new():
+  wanted = {'own': ['fly', 'WAVE', 'run', 'swim']}
+  result, (rows,) = label_map.map_heads(
+    head(), {'old': NAMES}, wanted, [], 'there', unmatched='new'
+  )
+  assert rows.indices == (-1, 2, 0, -1) and not rows.same
+  assert str(rows) == (
+    'heads_own: 2 of 4 rows of heads_old by name (1 but for case and symbols, 1 exact); '
+    "new: 2, 'fly', 'swim'; not exact: 'WAVE' <- 'wave'; not used: 2, 'Sit_down', \"dog's walk\""
+  )
+  initial_head = {
+    'output_projection': {'kernel': np.full((3, 4), 7.0, 'f4'), 'bias': np.full(4, 8.0, 'f4')}
+  }
+  model = VideoModel(
+    trunk=ViViT(**{**TRUNK, 'attention': 'spacetime', 'pooling': 'token'}), heads={}
+  )
+  trunk = flax.linen.meta.unbox(
+    model.init(jax.random.key(0), np.zeros((1, 1, 4, 4, 3), np.float32), train=False)
+  )['params']['trunk']
+  arrays = weight_files.flatten({**trunk, **result})
+  options = InitFromConfig('x', load_head=True, unmatched_classes='new')
+  params = {'trunk': trunk, 'heads_own': initial_head}
+  filled, report = load_pretrained(params, arrays, grid=(1, 1, 1), options=options)
+  found, old = filled['heads_own']['output_projection'], head()
+  assert not isinstance(found['kernel'], np.ma.MaskedArray)
+  np.testing.assert_array_equal(found['bias'], [8, 2, 0, 8])
+  np.testing.assert_array_equal(found['kernel'][:, [0, 3]], np.full((3, 2), 7.0))
+  np.testing.assert_array_equal(
+    found['kernel'][:, [1, 2]], old['heads_old/output_projection/kernel'][:, [2, 0]]
+  )
+  assert {row.how for row in report.rows if row.target.startswith('heads_')} == {
+    '2 of 4 classes new'
+  }
+
+
+def test_what_stays_an_error_where_classes_may_be_new():
+  new = functools.partial(label_map.map_heads, synonyms=[], where='there', unmatched='new')
+  with pytest.raises(CheckpointMismatchError, match=r"\+ 'wave': \['wave', 'Wave!'\]"):
+    new(head(), {'old': NAMES}, {'own': ['wave', 'Wave!', 'x']})
+  with pytest.raises(CheckpointMismatchError, match=r"\? 'RUN': several rows have this name"):
+    new(head(), {'old': ['run', 'Run', 'b', 'c']}, {'own': ['RUN', 'x']})
+  with pytest.raises(ConfigError, match=r"init_from\.unmatched_classes='random'"):
+    InitFromConfig('x', unmatched_classes='random')
+  result, (rows,) = new(head(), {'old': NAMES}, {'own': ['p', 'q']})
+  assert str(rows).startswith(
+    "heads_own: 0 of 4 rows of heads_old by name (none); new: 2, 'p', 'q'"
+  )
+  assert all(array.mask.all() for array in result.values())

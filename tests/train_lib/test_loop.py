@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from datasets import demo
 from datasets import manifest as manifest_lib
 from errors import CheckpointMismatchError, ConfigError, DataError, TrainingDivergedError
 from train_lib import checkpoint, loop, run
@@ -51,6 +52,14 @@ def test_a_run_leaves_everything_a_person_looks_for(finished):
   assert metrics['examples'] == len(lines) == len({x['id'] for x in lines})
   assert metrics['top1/motion'] == pytest.approx(accuracy)
   assert len(lines[0]['motion']['top5']) == 5
+  ranks = np.array([x['motion']['rank'] for x in lines])
+  assert metrics['top1/motion'] == pytest.approx(np.mean(ranks <= 1), abs=1e-7)
+  assert metrics['top5/motion'] == pytest.approx(np.mean(ranks <= 5), abs=1e-7)
+  assert {x['motion']['name'] for x in lines} == set(demo.CLASSES)
+  assert metrics['shown'] == (
+    '2 x 1 views, mean of logits, frames 4, stride 2, fps 0.0, sampling dense, short_clip loop, '
+    'resize 18, crop 16, fit crop'
+  )
 
 
 def test_a_second_start_says_it_is_done(finished, tiny_config, capsys):

@@ -99,6 +99,7 @@ def test_top_k_of_distinct_logits(k, expected):
   one_hot = np.eye(4, dtype=np.float32)
   np.testing.assert_array_equal(losses.top_k_correct(LOGITS, one_hot, k), expected)
   assert losses.top_k_correct(LOGITS, label, k).dtype == jnp.float32
+  np.testing.assert_array_equal(losses.rank_of_label(LOGITS, label), [1, 3, 2, 4])
 
 
 @pytest.mark.parametrize('value', [0.0, -np.inf, np.nan])

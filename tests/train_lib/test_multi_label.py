@@ -87,6 +87,9 @@ def test_a_run_ends_with_mean_average_precision(config, tmp_path, capsys):
   assert (content['mAP'], content['examples']) == (metrics['mAP/motion'], 5)
   lines = [json.loads(line) for line in (results / 'predictions.jsonl').read_text().splitlines()]
   assert [line['motion']['label'] for line in lines] == [[0, 2], [1], [0], [], [1], [0, 1]]
+  assert [''.join(line['motion']['name']) for line in lines] == ['ac', 'b', 'a', '', 'b', 'ab']
+  hits = [line['motion']['top5'][0]['name'] in line['motion']['name'] for line in lines]
+  assert metrics['hit1/motion'] == pytest.approx(np.mean(hits), abs=1e-7)
   scalars = (tmp_path / 'metrics.jsonl').read_text()
   assert '"eval/mAP/motion": ' in scalars
 
@@ -118,7 +121,7 @@ def test_scores_of_sure_predictions_differ(config):
   result = step({}, batch)
   # As probabilities both are 1, which would be a precision of one in two.
   assert np.asarray(result['top_probabilities']['motion'])[:, 0].tolist() == [1, 1]
-  scores = np.asarray(result['label_scores']['motion'])
+  scores = np.asarray(result['logits']['motion'])
   assert average_precisions(scores, labels)[0] == 1
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from errors import CheckpointMismatchError, ConfigError
-from train_lib import checkpoint, initial, params_file
+from train_lib import checkpoint, initial, params_file, weight_files
 from train_lib.experiment import CheckpointConfig
 from train_lib.state import TrainState
 
@@ -67,7 +67,7 @@ def test_a_step_that_is_not_there_is_an_error(exported):
 
 
 def test_the_name_and_the_folder_are_checked(tmp_path):
-  with pytest.raises(ConfigError, match=r"ends in .npz, got '.bin'"):
+  with pytest.raises(ConfigError, match=r"ends in .npz or .safetensors, got '.bin'"):
     params_file.write(tmp_path / 'params.bin', {}, {})
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(ConfigError, match=r'params.npz cannot be written: '):
@@ -77,3 +77,18 @@ def test_the_name_and_the_folder_are_checked(tmp_path):
 def test_weights_from_elsewhere_have_no_meta(tmp_path):
   np.savez(tmp_path / 'other.npz', a=np.zeros(1))
   assert params_file.read_meta(str(tmp_path / 'other.npz')) is None
+
+
+def test_both_kinds_of_file_are_one(exported):
+  _, run, path = exported
+  params, meta = checkpoint.load_params(str(run), 1)
+  params_file.write(path.with_suffix('.safetensors'), params, meta)
+  other = str(path.with_suffix('.safetensors'))
+  assert params_file.read_meta(other) == params_file.read_meta(str(path)) == meta
+  expected, found = weight_files.read_arrays(str(path)), weight_files.read_arrays(other)
+  assert found.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(found[name], array)
+  (path.parent / 'cut.safetensors').write_bytes(path.with_suffix('.safetensors').read_bytes()[:-4])
+  with pytest.raises(CheckpointMismatchError, match=r'cut\.safetensors. cannot be read .*whole\.'):
+    weight_files.read_arrays(str(path.parent / 'cut.safetensors'))
