@@ -85,7 +85,7 @@ def load(path: str, *, as_trained: bool = False) -> Trained:
 
   Raises:
     CheckpointMismatchError: There is nothing there, it is damaged, it is a weight file that does not
-      describe its model, or the parameters are not those of the model it describes.
+      describe its model or name its classes, or the parameters are not those of the model it describes.
     ConfigError: Its config is of another version of this code.
   """
   arrays, meta = _read(path)
@@ -94,6 +94,7 @@ def load(path: str, *, as_trained: bool = False) -> Trained:
     config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
     config['compute_dtype'] = 'float32'
   experiment = experiment_lib.parse(config)
+  _check_named(experiment, meta, path)
   class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
   model = build_model(experiment, DataFacts({}, class_names, path))
   variables = variables_of(arrays)
@@ -119,6 +120,16 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       'run, or a file that `python -m tools.checkpoint --out` or `tools.export` wrote.'
     )
   return arrays, stored
+
+
+def _check_named(experiment: Experiment, meta: Mapping[str, Any], path: str) -> None:
+  """Raises CheckpointMismatchError for tasks whose classes the checkpoint does not name."""
+  unnamed = sorted(set(experiment.tasks) - set(meta.get('class_names') or ()))
+  if unnamed:
+    raise CheckpointMismatchError(
+      f'{path} has no class names of {unnamed}, which its config has: expected the names of each task in '
+      'label order. Write the file again, with `python -m tools.checkpoint --out`, from the run.'
+    )
 
 
 def variables_of(arrays: Mapping[str, Any]) -> dict[str, PyTree]:
