@@ -392,4 +392,6 @@ def main(*more: str) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main, more=True)
+  command.run(
+    main, more=True, interrupted='What was told of is done; the same command begins anew.'
+  )
