@@ -22,19 +22,21 @@ fractions of the frame, or AVA's annotations; any person detector can make them.
 
 import contextlib
 import dataclasses
+import io
 import json
+import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags
 
 from errors import ConfigError, DataError
 from tools import command
 from tools.failures import Failures
-from tools.out_folder import check_out
+from tools.out_folder import check_apart, check_out
 
 if TYPE_CHECKING:
   from datasets.video import VideoInfo
@@ -70,6 +72,12 @@ _SECONDS = flags.DEFINE_float(
   'seconds', 0.0, 'How long to watch a stream. Default: to its end.', 0.0, allow_override=True
 )
 _BOXES = flags.DEFINE_string('boxes', '', 'CSV file of boxes.', allow_override=True)
+_LABELMAP = flags.DEFINE_string(
+  'labelmap',
+  '',
+  'pbtxt with the numbers of the classes in NAME.TASK.csv. Default: 1, 2, ... in label order.',
+  allow_override=True,
+)
 _THRESHOLD = flags.DEFINE_float(
   'threshold',
   0.5,
@@ -96,6 +104,7 @@ class Options:
   hop: float = 0.0
   seconds: float = 0.0
   boxes: str = ''
+  labelmap: str = ''
   threshold: float = 0.5
 
 
@@ -111,6 +120,36 @@ def views_of(text: str) -> tuple[int, int] | None:
   if not found or '0' in found.groups():
     raise ConfigError(f'--views={text}: expected CLIPSxCROPS, such as 4x3.')
   return int(found[1]), int(found[2])
+
+
+# What an option is for, if not for all; the others do not use it.
+_FOR = {
+  'views': ('whole videos',),
+  'batch_size': ('whole videos', '--boxes'),
+  'timeline': ('--timeline',),
+  'window': ('--timeline', 'a stream'),
+  'hop': ('--timeline', 'a stream'),
+  'seconds': ('a stream',),
+  'threshold': ('--boxes',),
+  'labelmap': ('--boxes',),
+}
+_LONGEST = 1e6  # seconds
+
+
+def check_options(options: Options, live: bool) -> None:
+  """Raises ConfigError if options are no seconds, or are not for what is asked."""
+  for name in ('window', 'hop', 'seconds'):
+    value = getattr(options, name)
+    if not (math.isfinite(value) and 0 <= value <= _LONGEST):
+      raise ConfigError(f'--{name}={value}: expected seconds, at most {_LONGEST:,.0f}.')
+  asked = 'whole videos'
+  if live or options.boxes or options.timeline:
+    asked = 'a stream' if live else '--boxes' if options.boxes else '--timeline'
+  for name, used in _FOR.items():
+    value = getattr(options, name)
+    if value != getattr(Options, name) and asked not in used:
+      given = f'--{name}' if value is True else f'--{name}={value}'
+      raise ConfigError(f'{given} is for {" or ".join(used)}, not for {asked}: leave it out.')
 
 
 def find_videos(named: Sequence[str]) -> tuple[list[Path], Failures]:
@@ -292,7 +331,7 @@ def _watch(
     hop=options.hop,
     seconds=options.seconds,
   )
-  with contextlib.suppress(KeyboardInterrupt), contextlib.closing(glances):
+  with contextlib.suppress(KeyboardInterrupt), contextlib.closing(glances), _named(source):
     for glance in glances:
       best = {t: predicted.top(glance.tasks[t], names[t], options.top) for t in wanted}
       if options.json:
@@ -304,6 +343,14 @@ def _watch(
         f'{glance.dropped} dropped)',
         flush=True,
       )
+
+
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+  try:
+    yield
+  except DataError as error:
+    raise DataError(f'{source}: {error}') from error
 
 
 def _wanted(options: Options, predictor: 'Predictor') -> dict[str, list[str]]:
@@ -346,20 +393,23 @@ def predict(options: Options, named: Sequence[str]) -> None:
 
   views = views_of(options.views)
   live = [name for name in named if is_live(name)]
-  if not named or (live and len(named) > 1):
+  if not all(named) or not named or (live and len(named) > 1):
     raise ConfigError(
       f'Expected videos and folders, or one webcam or stream; got {list(named)}. See --help.'
     )
   if live and (options.out or options.timeline or options.boxes):
     raise ConfigError(f'{live[0]} is a stream: --out, --timeline and --boxes are for files.')
+  check_options(options, bool(live))
   if options.out:
     check_out(Path(options.out))
   paths, failures = ([], Failures(1)) if live else find_videos(named)
-  infos = _open(paths, failures)
-  if live or infos:
+  if options.out:
+    check_apart(Path(options.out), [*map(Path, named), *paths])
+  if live or paths:
     loaded = trained.load(options.checkpoint, as_trained=True)
     predictor = Predictor(loaded, views=views, batch_size=options.batch_size)
     wanted = _wanted(options, predictor)
+    infos = _open(paths, failures)
     if live:
       _watch(options, predictor, wanted, live[0])
     elif options.boxes:
@@ -373,6 +423,8 @@ def predict(options: Options, named: Sequence[str]) -> None:
 
 def main(*more: str) -> None:
   """Predicts."""
+  # A terminal, or a file's name, need not be able to show every letter.
+  cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='replace')
   options = Options(
     checkpoint=_CHECKPOINT.value,
     views=_VIEWS.value,
@@ -386,6 +438,7 @@ def main(*more: str) -> None:
     hop=_HOP.value,
     seconds=_SECONDS.value,
     boxes=_BOXES.value,
+    labelmap=_LABELMAP.value,
     threshold=_THRESHOLD.value,
   )
   predict(options, [*_VIDEO.value, *more])

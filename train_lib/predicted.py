@@ -193,7 +193,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
   names, taken = [], Counter[str]()
   for path in paths:
     name = path.stem if stems[path.stem] == 1 else f'{path.absolute().parent.name}_{path.stem}'
-    name = name.encode()[:_LONGEST].decode(errors='ignore')
+    name = name.encode(errors='replace')[:_LONGEST].decode(errors='ignore')
     taken[name] += 1
     while taken[name] > 1:
       name = f'{name}_{taken[name]}'

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,32 @@ def test_bad_videos_are_listed_and_the_others_predicted(made, tmp_path, capsys):
     (['a.mp4'], {'boxes': 'b.csv'}, ConfigError, 'classify clips, not boxes'),
     (['a.mp4'], {'out': 'a.mp4/x'}, ConfigError, r'--out=a\.mp4/x cannot be made'),
     (['a.mp4'], {'timeline': True, 'window': 2.0}, ConfigError, '--window=2: .* spans, 0.70 s'),
+    (['a.mp4', ''], {}, ConfigError, r"got \['a.mp4', ''\]"),
+    (
+      ['a.mp4'],
+      {'timeline': True, 'hop': float('nan')},
+      ConfigError,
+      '--hop=nan: expected seconds',
+    ),
+    (['0'], {'seconds': float('inf')}, ConfigError, '--seconds=inf: expected seconds'),
+    (
+      ['a.mp4'],
+      {'timeline': True, 'views': '4x3'},
+      ConfigError,
+      'for whole videos, not for --timeline',
+    ),
+    (
+      ['a.mp4'],
+      {'timeline': True, 'boxes': 'b.csv'},
+      ConfigError,
+      '--timeline is .* not for --boxes',
+    ),
+    (['a.mp4'], {'hop': 1.0}, ConfigError, '--hop=1.0 is for --timeline or a stream'),
+    (['a.mp4'], {'seconds': 1.0}, ConfigError, '--seconds=1.0 is for a stream'),
+    (['0'], {'batch_size': 2}, ConfigError, 'for whole videos or --boxes, not for a stream'),
+    (['a.mp4'], {'threshold': 0.1}, ConfigError, '--threshold=0.1 is for --boxes'),
+    (['a.mp4'], {'out': '.'}, ConfigError, r'--out=\. is in the folder of a\.mp4'),
+    (['.'], {'out': 'x/y'}, ConfigError, r'--out=x/y is in the folder of \.: '),
   ],
 )
 def test_mistakes_are_named(made, monkeypatch, named, settings, error, message):
@@ -197,6 +224,35 @@ def test_a_stream_is_watched_to_its_end(made, monkeypatch, capsys):
     assert one['dropped'] <= 30 - 7
   tool.predict(options(made), [str(made / 'long.mp4')])
   assert 'lag ' in capsys.readouterr().out
+
+
+def test_a_stream_that_stands_still_ends_in_time(made, monkeypatch):
+  class Still:
+    released = False
+
+    def read(self):
+      still.wait()
+      return False, None
+
+    def release(self):
+      self.released = True
+
+  still, source = threading.Event(), Still()
+  monkeypatch.setattr(camera, 'open_camera', lambda name: (source, 10.0))
+  monkeypatch.setattr(camera, '_LONGEST_READ', 0.01)
+  try:
+    with pytest.raises(DataError, match=r'^7: only 0 frames came in 0\.1 s, and a window has 7'):
+      tool.predict(options(made, seconds=0.1), ['7'])
+  finally:
+    still.set()
+
+
+def test_a_name_that_is_no_text(made, tmp_path, capsys):
+  path = os.fsdecode(os.fsencode(tmp_path / 'x') + b'\xff.mp4')
+  os.symlink(made / 'a.mp4', path)
+  tool.predict(options(made, json=True, out=str(tmp_path / 'out')), [path])
+  assert json.loads(capsys.readouterr().out)['video'] == path
+  assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['x?.json', 'x?.mp4']
 
 
 def test_the_command(made):
