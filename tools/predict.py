@@ -280,21 +280,26 @@ def _classify_boxes(
   failures: Failures,
 ) -> None:
   """Classifies the boxes of --boxes."""
-  from datasets import ava_csv, boxed_video
+  from datasets import ava_csv, boxed_video, label_map
   from train_lib import labelled_video, predicted
   from train_lib.files import write_atomically
 
-  boxes = ava_csv.read_boxes(options.boxes)
+  boxes, names = ava_csv.read_boxes(options.boxes), predictor.trained.class_names
+  numbers = label_map.read(options.labelmap) if options.labelmap else None
+  tasks = [task for own in datasets.values() for task in own]
+  ids = {task: predicted.class_numbers(names[task], numbers) for task in tasks}
   reports = _Reports(options, list(infos))
   for path, info in infos.items():
     with failures.collect(path):
-      of_video = boxed_video.boxes_of(path, boxes, options.boxes)
+      video_id = boxed_video.id_of(path, boxes, options.boxes)
+      of_video = boxes[video_id]
       files: list[Path] = []
       about: dict[str, Any] = {'video': str(path), 'keyframes': {}}
       lines = [str(path)]
       for dataset, wanted in datasets.items():
         video = boxed_video.BoxedVideo(path, info, of_video, predictor.labels_of(dataset))
-        found = predicted.told_boxes(predictor, dataset, wanted, video, options.top)
+        scores = predicted.box_scores(predictor, dataset, wanted, video)
+        found = predicted.told_boxes(scores, names, options.top)
         about['keyframes'][dataset] = found
         given = sum(len(key.boxes) for key in of_video)
         used = sum(len(key['boxes']) for key in found)
@@ -304,6 +309,9 @@ def _classify_boxes(
           files.append(stem.with_name(f'{stem.name}.{dataset}.mp4'))
           draw = predicted.drawn_boxes(found, options.threshold)
           labelled_video.write(files[-1], path, info, draw)
+          for task in wanted:
+            files.append(stem.with_name(f'{stem.name}.{task}.csv'))
+            write_atomically(files[-1], predicted.box_rows(video_id, scores, task, ids[task]))
       if stem := reports.stem(path):
         files.append(stem.with_name(f'{stem.name}.boxes.json'))
         write_atomically(files[-1], json.dumps(about) + '\n')
@@ -360,7 +368,11 @@ def _wanted(options: Options, predictor: 'Predictor') -> dict[str, list[str]]:
     ConfigError: The checkpoint has none, or no such task.
   """
   chosen = predictor.datasets_of(options.task)
-  on_boxes = {name: tasks for name, tasks in chosen.items() if predictor.on_boxes(name)}
+  on_boxes = {
+    name: [task for task in tasks if predictor.experiment.tasks[task].on_boxes]
+    for name, tasks in chosen.items()
+    if predictor.on_boxes(name)
+  }
   on_clips = {name: tasks for name, tasks in chosen.items() if name not in on_boxes}
   if options.boxes and not on_boxes:
     raise ConfigError(
