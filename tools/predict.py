@@ -17,7 +17,8 @@ writes NAME.mp4 with the classes on it and NAME.json with all classes' probabili
 --timeline slides a window over each video. A stream is watched by the newest window there is, frames
 that come faster are dropped; Ctrl-C or --seconds ends it. A checkpoint that classifies boxes needs
 --boxes: rows `video_id,timestamp,x1,y1,x2,y2[,score]` as AVA's detectors write them, seconds and
-fractions of the frame, or AVA's annotations; any person detector can make them.
+fractions of the frame, or AVA's annotations; any person detector can make them. --out then gets
+NAME.TASK.csv, detections that AVA's evaluation reads.
 """
 
 import contextlib

@@ -158,7 +158,7 @@ class Predictor:
       try:
         yield VideoScores(_scores(outputs), indices)
       except DataError as error:
-        yield DataError(f'{paths[row]}: {error}')
+        yield error
 
   def predict_clips(
     self, dataset: str, pixels: Iterable[np.ndarray], batch_size: int
@@ -302,8 +302,7 @@ def _check_numbers(probabilities: Mapping[str, np.ndarray]) -> None:
   for task, found in probabilities.items():
     if np.isnan(found).any():
       raise DataError(
-        f"the model's probabilities of {task} are NaN. Look at its evaluation and the loss of its run; "
-        'in bfloat16 try float32.'
+        f"the model's probabilities of {task} are NaN: look at its evaluation and the loss of its run."
       )
 
 

@@ -76,9 +76,10 @@ def make_timeline(
       dataset, windows.cut(video, 0, clip, found), min(len(found.starts), _BATCH)
     )
   )
-  starts = found.starts / rate
+  times = video.times(0)  # Which need not be evenly spaced.
+  starts, ends = times[found.starts], times[found.starts + found.span - 1] + 1 / rate
   probabilities = {t: np.stack([s[t].probabilities for s in scores]) for t in scores[0]}
-  return Timeline(starts, starts + found.span / rate, probabilities)
+  return Timeline(starts, ends, probabilities)
 
 
 def rows_of(

@@ -19,7 +19,7 @@ from tests.datasets.videos import picture, write_audio, write_video
 from tests.train_lib.models_on_disk import write_model
 from tools import predict as tool
 from tools.predict import Options
-from train_lib import trained
+from train_lib import params_file, timeline, trained
 from train_lib.predict import Predictor
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +136,44 @@ def test_a_timeline(made, tmp_path, capsys):
   best = max(first.tasks['motion'].probabilities)
   assert stored[0]['top'][0]['probability'] == pytest.approx(float(best), abs=0.02)
   assert video_lib.probe(tmp_path / 'long.mp4').num_frames == 30
+
+
+def test_windows_of_frames_at_uneven_times(made, tmp_path):
+  times = [n / 10 if n < 10 else 1 + (n - 10) / 5 for n in range(20)]
+  path = write_video(tmp_path / 'v.mp4', 20, times=times)
+  predictor = Predictor(trained.load(str(made / 'model.npz'), as_trained=True))
+  found = timeline.make_timeline(predictor, 'demo', path, hop=0.4)
+  rate = (20 - 1) / times[-1]
+  span = 1 + (3 * 2)
+  firsts = [*range(0, 20 - span, round(0.4 * rate)), 20 - span]
+  np.testing.assert_allclose(found.starts, [times[n] for n in firsts], atol=1e-4)
+  ends = [times[n + span - 1] + 1 / rate for n in firsts]
+  np.testing.assert_allclose(found.ends, ends, atol=1e-4)
+
+
+def test_a_picture_of_classes_with_odd_names(tmp_path, monkeypatch):
+  names, save = [], timeline.save_png
+
+  def note(figure, path):
+    names.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    save(figure, path)
+
+  monkeypatch.setattr(timeline, 'save_png', note)
+  found = timeline.Timeline(np.zeros(1), np.ones(1), {'t': np.eye(1, 3)})
+  odd = ('_a', r'$\x$', 'b')
+  timeline.timeline_png(tmp_path / 'x.png', found, 't', odd, r'$\y$')
+  assert names == list(odd)
+  assert (tmp_path / 'x.png').exists()
+
+
+@pytest.mark.parametrize('settings', [{}, {'json': True}, {'timeline': True}])
+def test_a_model_that_gives_nan(made, tmp_path, settings, capsys):
+  loaded = trained.load(str(made / 'model.npz'))
+  arrays = {k: x * np.nan if k.startswith('heads_') else x for k, x in loaded.arrays().items()}
+  params_file.write(tmp_path / 'nan.npz', arrays, loaded.meta)
+  with pytest.raises(DataError, match=r"a\.mp4: the model's probabilities of motion are NaN"):
+    tool.predict(Options(str(tmp_path / 'nan.npz'), **settings), [str(made / 'a.mp4')])
+  assert capsys.readouterr().out == ''
 
 
 def test_bad_videos_are_listed_and_the_others_predicted(made, tmp_path, capsys):
