@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+XMANAGER_VENV ?= .venv-xmanager
 DEMO_DATA ?= data/demo
 DEMO_RUN ?= runs/demo
 ACTORS_DATA ?= data/demo_actors
@@ -15,7 +16,7 @@ SCENES_DATA ?= data/demo_scenes
 UNIFORMERV2_RUNS ?= runs/demo_uniformerv2
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit demo-uniformerv2 test lint types format lock benchmark clean
+.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit demo-uniformerv2 test test-xmanager lint types format lock benchmark clean
 
 help:  ## Show this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
@@ -48,6 +49,12 @@ demo-uniformerv2: $(STAMP)  ## Arm a small image ViT for video with global block
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-xmanager:  ## Test the XManager launcher in an environment of its own: the package pins other versions
+	$(PYTHON) -m venv $(XMANAGER_VENV)
+	$(XMANAGER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  -r requirements-xmanager.lock
+	$(XMANAGER_VENV)/bin/python -m pytest --noconftest -p no:cacheprovider tests/train_lib/test_sweep_xmanager.py
+
 lint: $(STAMP)  ## Check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -67,8 +74,11 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal -p 3.11 --no-emit-index-url \
 	  --no-emit-find-links --no-annotate --no-header --upgrade -o requirements.lock
+	printf '%s\n' absl-py pytest 'google-cloud-bigquery>=3' 'xmanager>=0.8.5' | \
+	  $(BIN)/uv pip compile - --universal -p 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --upgrade -o requirements-xmanager.lock
 
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
+	rm -rf $(VENV) $(XMANAGER_VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
 	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS) $(TUBES_DATA) $(TUBEVIT_RUNS) $(SCENES_DATA) \
 	  $(UNIFORMERV2_RUNS)

@@ -48,6 +48,10 @@ class TrainingDivergedError(TubeletError):
   """The loss, or a norm that is watched, is no longer finite."""
 
 
+class SweepError(TubeletError):
+  """Runs of a sweep have failed or could not be started."""
+
+
 class PreemptedError(TubeletError):
   """The run was asked to stop (SIGTERM), and what it had was saved: start it again to go on."""
 

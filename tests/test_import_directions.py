@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = {
-  'benchmarks', 'configs', 'datasets', 'errors', 'main', 'models', 'projects', 'tools', 'train_lib',
+  'benchmarks', 'configs', 'datasets', 'errors', 'main', 'models', 'projects', 'sweeps', 'tools',
+  'train_lib',
 }  # fmt: skip
 ALLOWED = {
   'configs': {'configs'},
@@ -18,6 +19,7 @@ ALLOWED = {
   'main.py': OURS,
   'tools': OURS,
   'benchmarks': OURS,
+  'sweeps': OURS - {'main', 'tools'},
   'errors.py': set(),
 }
 FORBIDDEN = {

@@ -4,7 +4,7 @@ import difflib
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -104,7 +104,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _config_mistake(argv: list[str], error: BaseException) -> str | None:
   """The message for a mistake in `--config=FILE` or `--config.KEY=VALUE`, or None if elsewhere."""
-  given = _config_flags(argv)
+  given = config_flags_given(argv)
   paths = [value for name, value in given if name == 'config']
   if not paths:
     return None
@@ -112,33 +112,45 @@ def _config_mistake(argv: list[str], error: BaseException) -> str | None:
     config = load_config(paths[0]).to_dict()
   except ConfigError as without_overrides:
     return f'ConfigError: --config={without_overrides}'
+  mistake = _override_mistake(config, given, error)
+  return f'ConfigError: {mistake}' if mistake else None
+
+
+def _override_mistake(
+  config: dict[str, Any], given: Sequence[tuple[str, str]], error: BaseException
+) -> str | None:
+  """The message for a mistake in `--config.KEY=VALUE`, or None if it is none of these."""
   for name, value in given:
     unknown = _unknown_key(config, name.split('.')[1:])
     if unknown:
-      return f'ConfigError: {unknown}'
+      return unknown
     if f'{name}={value}' in str(error):
-      return f'ConfigError: --{name}={value} has another type than the config: {_innermost(error)}'
+      return f'--{name}={value} has another type than the config: {_innermost(error)}'
   return None
 
 
-def load_config(path: str) -> ConfigDict:
-  """The config of `FILE.py` or `FILE.py:ARGUMENT`.
+def load_config(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+  """The config of `FILE.py` or `FILE.py:ARGUMENT`, changed as by `--config.KEY=VALUE`.
 
   Raises:
-    ConfigError: It cannot be loaded; the message begins with the path.
+    ConfigError: It cannot be loaded, then the message begins with the path; or a key does not exist or
+      has another type.
   """
-  alone = ['', f'--config={path}']
+  changes = [(f'config.{key}', value) for key, value in (overrides or {}).items()]
+  alone = ['', f'--config={path}', *(f'--{name}={value}' for name, value in changes)]
   values = flags.FlagValues()
   config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=alone)
   try:
     values(alone)
     values.config.to_dict()  # A missing file is reported only when the config is used.
   except Exception as error:
-    raise ConfigError(f'{path} cannot be loaded: {_innermost(error)}') from error
+    unchanged = load_config(path).to_dict() if changes else {}
+    mistake = _override_mistake(unchanged, changes, error)
+    raise ConfigError(mistake or f'{path} cannot be loaded: {_innermost(error)}') from error
   return values.config
 
 
-def _config_flags(argv: list[str]) -> list[tuple[str, str]]:
+def config_flags_given(argv: list[str]) -> list[tuple[str, str]]:
   """(name, value) of `config` and `config.KEY` flags, written with `=` or with a space."""
   given = []
   for argument, following in zip(argv, [*argv[1:], '']):

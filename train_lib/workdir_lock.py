@@ -50,6 +50,22 @@ def only_trainer(workdir: Path) -> Iterator[None]:
       _write(file, '')
 
 
+def holder(workdir: Path) -> str:
+  """Who trains in a workdir at this moment, for people; '': nobody, or nobody can tell."""
+  path = workdir / FILE
+  if not path.is_file():
+    return ''
+  with path.open(encoding='utf-8') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return _holder(file) or 'a trainer that is starting'
+    except OSError as error:
+      if error.errno not in _UNSUPPORTED:
+        raise
+  return ''
+
+
 def _acquire(file: IO[str]) -> str:
   """Locks the file and returns who held it to the end of a process that was killed, or ''."""
   try:
