@@ -197,4 +197,4 @@ def main(*videos: str) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main, more=True)
+  command.run(main, more=True, interrupted='The same command goes on where it was stopped.')

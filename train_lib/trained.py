@@ -21,6 +21,11 @@ from train_lib.state import OBJECTIVE, STATISTICS, PyTree
 # How a model is computed and not what: parameters are the same, and no layer is hidden in a loop.
 _PLAIN = {'scan_layers': False, 'remat': 'none'}
 
+_EXPECTED = (
+  'expected the folder of a run, or a file that `python -m tools.checkpoint --out` or `tools.export` '
+  'wrote.'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -96,6 +101,12 @@ def load(path: str, *, as_trained: bool = False) -> Trained:
   experiment = experiment_lib.parse(config)
   _check_named(experiment, meta, path)
   class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
+  nameless = [task for task in experiment.tasks if not class_names.get(task)]
+  if nameless:
+    raise CheckpointMismatchError(
+      f'{path} has no class names for its tasks {nameless}; without them nobody knows '
+      f'what it says: {_EXPECTED}'
+    )
   model = build_model(experiment, DataFacts({}, class_names, path))
   variables = variables_of(arrays)
   _check(model, experiment, variables, path)
@@ -107,7 +118,7 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Path -> array as `init_from.path` takes it, and `meta`."""
   if Path(path).is_dir():
     tree, meta = checkpoint.load_params(path)
-    return weight_files.flatten(tree), meta
+    return weight_files.flatten(tree), _complete(meta, path)
   if not Path(path).is_file():
     raise CheckpointMismatchError(
       f'{path}: there is no such file or folder; name the folder of a run, or a file that '
@@ -116,10 +127,18 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   arrays, stored = weight_files.read_arrays(path, '--checkpoint'), params_file.read_meta(path)
   if stored is None or 'config' not in stored:  # Imported weights may have class names alone.
     raise CheckpointMismatchError(
-      f'{path} has weights, but no config and no class names with them: expected the folder of a '
-      'run, or a file that `python -m tools.checkpoint --out` or `tools.export` wrote.'
+      f'{path} has weights, but no config and no class names with them: {_EXPECTED}'
     )
-  return arrays, stored
+  return arrays, _complete(stored, path)
+
+
+def _complete(meta: dict[str, Any], path: str) -> dict[str, Any]:
+  missing = [key for key in ('config', 'class_names', 'preprocessing') if key not in meta]
+  if missing:
+    raise CheckpointMismatchError(
+      f'{path} has weights, but no {" and no ".join(missing)} with them: {_EXPECTED}'
+    )
+  return meta
 
 
 def _check_named(experiment: Experiment, meta: Mapping[str, Any], path: str) -> None:
