@@ -101,12 +101,6 @@ def load(path: str, *, as_trained: bool = False) -> Trained:
   experiment = experiment_lib.parse(config)
   _check_named(experiment, meta, path)
   class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
-  nameless = [task for task in experiment.tasks if not class_names.get(task)]
-  if nameless:
-    raise CheckpointMismatchError(
-      f'{path} has no class names for its tasks {nameless}; without them nobody knows '
-      f'what it says: {_EXPECTED}'
-    )
   model = build_model(experiment, DataFacts({}, class_names, path))
   variables = variables_of(arrays)
   _check(model, experiment, variables, path)
@@ -143,7 +137,7 @@ def _complete(meta: dict[str, Any], path: str) -> dict[str, Any]:
 
 def _check_named(experiment: Experiment, meta: Mapping[str, Any], path: str) -> None:
   """Raises CheckpointMismatchError for tasks whose classes the checkpoint does not name."""
-  unnamed = sorted(set(experiment.tasks) - set(meta.get('class_names') or ()))
+  unnamed = sorted(task for task in experiment.tasks if not (meta['class_names'] or {}).get(task))
   if unnamed:
     raise CheckpointMismatchError(
       f'{path} has no class names of {unnamed}, which its config has: expected the names of each task in '

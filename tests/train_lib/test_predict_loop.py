@@ -191,7 +191,7 @@ def test_combinations_of_tasks():
       lambda meta: meta.pop('preprocessing'),
       'has weights, but no preprocessing with them: expected',
     ),
-    (lambda meta: meta['class_names'].clear(), r"no class names for its tasks \['motion'\]"),
+    (lambda meta: meta['class_names'].clear(), r"no class names of \['motion'\]"),
   ],
 )
 def test_a_checkpoint_without_all_it_needs(predictor, tmp_path, change, message):
