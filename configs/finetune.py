@@ -5,9 +5,10 @@
       --config.datasets.own.dir=data/own
   python -m tools.predict --checkpoint=runs/own --video=new.mp4
 
-`from=` names the folder of a run, or what `tools.checkpoint --out` or `tools.export` made of one, and takes trunk,
-pixels, clips and head from its config, so that nothing has to be typed again. Other weights need the
-trunk that they are for: `configs/finetune.py:trunk=vivit` and `--config.init_from.path=ViT-B_16.npz`.
+`from=` names the folder of a run, or what `tools.checkpoint --out` or `tools.export` made of one, and
+takes trunk, pixels, clips and head from its config, so that nothing has to be typed again. Other
+weights need the trunk that they are for: `configs/finetune.py:trunk=vivit` and
+`--config.init_from.path=ViT-B_16.npz`.
 `mode=head` trains the head alone. docs/own_data.md shows all of it.
 """
 
