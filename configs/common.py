@@ -25,7 +25,7 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
   """Reads the `key=value,key=value` after the colon of `--config=FILE:...`.
 
   Raises:
-    ValueError: A key that is not among `defaults`, no value, or one of another type than the default.
+    ValueError: A key that is not among `defaults`, or a value of another type than its default.
   """
   values = dict(defaults)
   for item in filter(None, arg.split(',')):
@@ -33,8 +33,6 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     if key not in defaults:
       raise ValueError(f'Unknown config argument {key!r}; known: {sorted(defaults)}.')
     kind = type(defaults[key])
-    if not value:
-      raise ValueError(f'{item}: expected KEY=VALUE.')
     try:
       values[key] = kind(value)
     except ValueError:

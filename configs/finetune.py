@@ -66,6 +66,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config.evaluation = common.evaluation('5 epochs', batch_size=8)
   config.checkpoint = {'every': '5 epochs', 'keep': 2, 'best_metric': 'top1/label'}
   config.init_from = common.from_scratch()
+  if 'from=' in arg.split(','):  # As of an empty variable of a shell.
+    raise ValueError('from=: expected a path after it, got nothing.')
   if choice['from']:
     if given := [key for key in _OF_A_MODEL if choice[key]]:
       raise ValueError(

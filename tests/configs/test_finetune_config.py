@@ -70,7 +70,7 @@ def test_modes_and_the_rate_by_the_batch():
     ('from=here,size=L,crop=9', r"from=here says what the model is: leave out \['size', 'crop'\]"),
     ('trunk=mvitv2,attention=spacetime', 'attention=spacetime is of ViViT; trunk=mvitv2 has none'),
     ('batch=many', 'batch=many: expected a value of type int'),
-    ('from=', 'from=: expected KEY=VALUE'),
+    ('mode=head,from=', 'from=: expected a path after it, got nothing'),
   ):
     with pytest.raises(ValueError, match=message):
       finetune.get_config(arg)
