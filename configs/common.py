@@ -25,14 +25,18 @@ def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
   """Reads the `key=value,key=value` after the colon of `--config=FILE:...`.
 
   Raises:
-    ValueError: A key that is not among `defaults`.
+    ValueError: A key that is not among `defaults`, or a value of another type than its default.
   """
   values = dict(defaults)
   for item in filter(None, arg.split(',')):
     key, _, value = item.partition('=')
     if key not in defaults:
       raise ValueError(f'Unknown config argument {key!r}; known: {sorted(defaults)}.')
-    values[key] = type(defaults[key])(value)
+    kind = type(defaults[key])
+    try:
+      values[key] = kind(value)
+    except ValueError:
+      raise ValueError(f'{key}={value}: expected a value of type {kind.__name__}.') from None
   return values
 
 

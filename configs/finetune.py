@@ -5,21 +5,20 @@
       --config.datasets.own.dir=data/own
   python -m tools.predict --checkpoint=runs/own --video=new.mp4
 
-`from=` names the folder of a run, or what `tools.checkpoint --out` made of one, and takes trunk,
-pixels, clips and head from its config, so that nothing has to be typed again. Other weights need the
-trunk that they are for: `configs/finetune.py:trunk=vivit` and `--config.init_from.path=ViT-B_16.npz`.
+`from=` names the folder of a run, or what `tools.checkpoint --out` or `tools.export` made of one, and
+takes trunk, pixels, clips and head from its config, so that nothing has to be typed again. Other
+weights need the trunk that they are for: `configs/finetune.py:trunk=vivit` and
+`--config.init_from.path=ViT-B_16.npz`.
 `mode=head` trains the head alone. docs/own_data.md shows all of it.
 """
 
-import json
-import zipfile
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import common
 from configs.multitrain import trunks as multitrain
+from configs.stored import stored_config
 from configs.tubevit import trunks as tubevit
 from configs.uniformerv2 import trunks as uniformerv2
 from configs.vivit import common as vivit
@@ -29,6 +28,8 @@ _GREY_PIXELS = {'mean': (0.45, 0.45, 0.45), 'std': (0.225, 0.225, 0.225)}
 _LEARNING_RATES = {'full': 1e-3, 'head': 1e-2}
 _DROP_PATH = 0.1
 
+# What `from=` says already.
+_OF_A_MODEL = ('trunk', 'size', 'attention', 'frames', 'crop')
 # trunk -> size if none is given, and frames of a clip.
 _DEFAULTS = {
   'vivit': ('B', 16),
@@ -49,10 +50,10 @@ def get_config(arg: str = '') -> ConfigDict:
       goes.
 
   Raises:
-    ValueError: An unknown choice, or `from` is no run.
+    ValueError: An unknown choice, one that the others leave no use for, or `from` is no run.
   """
-  defaults = {'trunk': 'vivit', 'size': '', 'attention': 'factorised_encoder', 'mode': 'full'}
-  choice = common.parse_arg(arg, **defaults, **{'from': ''}, frames=0, crop=224, batch=16)
+  names = {'from': '', 'trunk': '', 'size': '', 'attention': '', 'mode': 'full'}
+  choice = common.parse_arg(arg, **names, frames=0, crop=0, batch=16)
   if choice['mode'] not in _LEARNING_RATES:
     raise ValueError(f'Unknown mode {choice["mode"]!r}; known: {sorted(_LEARNING_RATES)}.')
   config = ConfigDict()
@@ -65,7 +66,14 @@ def get_config(arg: str = '') -> ConfigDict:
   config.evaluation = common.evaluation('5 epochs', batch_size=8)
   config.checkpoint = {'every': '5 epochs', 'keep': 2, 'best_metric': 'top1/label'}
   config.init_from = common.from_scratch()
+  if 'from=' in arg.split(','):  # As of an empty variable of a shell.
+    raise ValueError('from=: expected a path after it, got nothing.')
   if choice['from']:
+    if given := [key for key in _OF_A_MODEL if choice[key]]:
+      raise ValueError(
+        f'from={choice["from"]} says what the model is: leave out {given}, or set `--config.trunk.KEY` '
+        'and `--config.datasets.own.clip.KEY`.'
+      )
     _set_from_run(config, choice['from'])
   else:
     _set_model(config, choice)
@@ -76,15 +84,19 @@ def get_config(arg: str = '') -> ConfigDict:
 
 def _set_model(config: ConfigDict, choice: dict[str, Any]) -> None:
   """Trunk, clips, pixels and head of a kind of model."""
-  kind = choice['trunk']
+  kind = choice['trunk'] or 'vivit'
   if kind not in _DEFAULTS:
     raise ValueError(f'Unknown trunk {kind!r}; known: {sorted(_DEFAULTS)}.')
+  if choice['attention'] and kind not in ('vivit', 'cofinetune'):
+    raise ValueError(
+      f'attention={choice["attention"]} is of ViViT; trunk={kind} has none to choose.'
+    )
   size, frames = choice['size'] or _DEFAULTS[kind][0], choice['frames'] or _DEFAULTS[kind][1]
   config.compute_dtype = 'bfloat16'
-  config.trunk = _trunk(kind, size, choice['attention'])
+  config.trunk = _trunk(kind, size, choice['attention'] or 'factorised_encoder')
   config.pixels = _GREY_PIXELS if kind in ('mvitv2', 'uniformerv2') else common.CENTRED_PIXELS
   task = common.linear_task('own')
-  stride, crop = 2, choice['crop']
+  stride, crop = 2, choice['crop'] or 224
   changes: dict[str, Any] = {'scale_jitter': (0.9, 1.33), 'flip_prob': 0.5}
   if kind == 'mvitv2':
     own_frames, stride = map(int, size.split('x'))
@@ -115,7 +127,7 @@ def _trunk(kind: str, size: str, attention: str) -> ConfigDict:
 
 def _set_from_run(config: ConfigDict, path: str) -> None:
   """Trunk, clips, pixels and head of another run, and its weights to start from."""
-  stored = _tuples(_stored_config(path))
+  stored = _tuples(stored_config(path))
   tasks, datasets = stored['tasks'], stored['datasets']
   of_clips = [task for task in tasks.values() if not datasets[task['dataset']].get('boxes')]
   task = (of_clips or list(tasks.values()))[0]
@@ -132,24 +144,6 @@ def _set_from_run(config: ConfigDict, path: str) -> None:
   config.init_from.path = path
   if len(of_clips) == len(tasks) == 1:  # Rows of classes that both have, by name.
     config.init_from.update({'load_head': True, 'unmatched_classes': 'new'})
-
-
-def _stored_config(path: str) -> dict[str, Any]:
-  """The resolved config of a run's folder, or of an exported `.npz`."""
-  if Path(path).is_dir() and (Path(path) / 'config.json').is_file():
-    return json.loads((Path(path) / 'config.json').read_text())
-  if zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as archive:
-      if '__meta__.npy' in archive.namelist():
-        # NumPy's format: a header with its size in two bytes from the ninth, then the text.
-        data = archive.read('__meta__.npy')
-        meta = json.loads(data[10 + int.from_bytes(data[8:10], 'little') :].decode('utf-32-le'))
-        if 'config' in meta:
-          return meta['config']
-  raise ValueError(
-    f'from={path}: expected the folder of a run, with config.json, or what `tools.checkpoint --out` '
-    'made of one. For other weights choose `trunk=` and set `--config.init_from.path`.'
-  )
 
 
 def _tuples(value: Any) -> Any:
@@ -185,8 +179,7 @@ def _set_training(config: ConfigDict, mode: str, batch: int) -> None:
   else:
     config.optimizer = common.adamw(rate, warmup='1 epoch', weight_decay=0.0)
     config.optimizer.frozen = ('^trunk/',)
-    for (
-      key
-    ) in config.trunk:  # Of a trunk that does not learn, noise in its features is all they do.
+    # Of a trunk that does not learn, noise in its features is all they do.
+    for key in config.trunk:
       if key.endswith('_rate'):
         config.trunk[key] = 0.0

@@ -23,7 +23,7 @@ _VERSION = 1
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def _stripes(rng: np.random.Generator) -> _Array:
+def stripes(rng: np.random.Generator) -> _Array:
   """Grey stripes in any direction, float32 [H, W, 3]."""
   y, x = np.mgrid[0 : demo.SIZE, 0 : demo.SIZE].astype(np.float32)
   direction, period = rng.uniform(0, 2 * np.pi), rng.uniform(7, 14)
@@ -91,7 +91,7 @@ LOOKS: Mapping[str, Look] = {
     },
     shape=2,
     radius=(10, 13),
-    background=_stripes,
+    background=stripes,
     noise=4,
     bystanders=0,
   ),

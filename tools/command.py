@@ -177,8 +177,8 @@ def _unknown_key(tree: Any, keys: list[str]) -> str | None:
 
 def _innermost(error: BaseException) -> str:
   """The first cause of an error, or the last line of one that only quotes a traceback."""
-  while error.__cause__ or error.__context__:
-    error = error.__cause__ or error.__context__  # type: ignore[assignment]
+  while cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+    error = cause
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   wanted = [line for line in lines if 'Errno' in line or 'Error:' in line] or lines[-1:]
   return wanted[-1] if wanted else type(error).__name__

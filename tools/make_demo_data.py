@@ -5,7 +5,8 @@ shared motions: OUT/actions for classification, and OUT/actors for detection, se
 with few training examples of some motions; `relations`, three datasets with 8 motions each, OUT/blocks,
 OUT/stars and OUT/comets, most of them shared under other names and looks; `tubes`, OUT/images of 8
 striped shapes, and OUT/clips of them in motion, 32 classes; `scenes`, OUT/stills of 12 things, and
-OUT/motions and OUT/scenes, 8 classes each that single frames do not tell apart.
+OUT/motions and OUT/scenes, 8 classes each that single frames do not tell apart; `videos`, no dataset but
+a folder of mp4s for each of 6 classes, to make one of.
 
 Example:
   python -m tools.make_demo_data --out=data/demo
@@ -14,6 +15,7 @@ Example:
   python -m tools.make_demo_data --kind=relations --out=data/demo_relations
   python -m tools.make_demo_data --kind=tubes --out=data/demo_tubes
   python -m tools.make_demo_data --kind=scenes --out=data/demo_scenes
+  python -m tools.make_demo_data --kind=videos --out=videos
 """
 
 import functools
@@ -23,13 +25,24 @@ from pathlib import Path
 
 from absl import flags
 
-from datasets import demo, demo_actors, demo_relations, demo_scenes, demo_tubes, manifest
+from datasets import (
+  demo,
+  demo_actors,
+  demo_relations,
+  demo_scenes,
+  demo_tubes,
+  demo_videos,
+  manifest,
+)
 from errors import ConfigError
 from tools import command
 
 _OUT = flags.DEFINE_string('out', None, 'Directory to write to.', allow_override=True)
 _KIND = flags.DEFINE_enum(
-  'kind', 'motion', ['motion', 'actors', 'relations', 'tubes', 'scenes'], 'What to write.'
+  'kind',
+  'motion',
+  ['motion', 'actors', 'relations', 'tubes', 'scenes', 'videos'],
+  'What to write.',
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
 _TRAIN = flags.DEFINE_integer(
@@ -56,6 +69,7 @@ _IMAGES_TRAIN = flags.DEFINE_integer(
 _IMAGES_TEST = flags.DEFINE_integer(
   'images_test', None, 'Test images, likewise. Default: 320, of OUT/stills 240.'
 )
+_VIDEOS = flags.DEFINE_integer('videos', 30, 'Of kind videos: how many of each class.', 1)
 
 
 def main() -> None:
@@ -66,6 +80,12 @@ def main() -> None:
     _write(demo.write, _OUT.value, _TRAIN.value, _TEST.value)
     return
   out = Path(_OUT.value)
+  if _KIND.value == 'videos':
+    begin = time.monotonic()
+    made = demo_videos.write(out, seed=_SEED.value, videos=_VIDEOS.value)
+    classes = len(demo_videos.CLASSES)
+    print(f'{out}: {made} videos of {classes} classes ({time.monotonic() - begin:.1f} s).')
+    return
   if _KIND.value == 'relations':
     for name in demo_relations.LOOKS:
       write = functools.partial(demo_relations.write, name=name)

@@ -12,6 +12,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from errors import CheckpointMismatchError, ConfigError
 from models import interpolation
@@ -411,7 +412,7 @@ class _Plan:
     """The model's own initial row, for a checkpoint without a class token; zeros if abstract."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
       return np.zeros((1, leaf.shape[-1]), leaf.dtype)
-    return np.asarray(leaf)[0, :1]
+    return _whole(leaf)[0, :1]
 
 
 def _beside(path: str) -> str:
@@ -425,7 +426,14 @@ def _beside_new_classes(leaf: Any, rows: np.ma.MaskedArray) -> tuple[np.ndarray,
   how = f'{new.reshape(-1, new.shape[-1])[0].sum()} of {new.shape[-1]} classes new'
   if isinstance(leaf, jax.ShapeDtypeStruct) or leaf.shape != rows.shape:
     return rows.data, how
-  return np.where(new, np.asarray(leaf), rows.data), how
+  return np.where(new, _whole(leaf), rows.data), how
+
+
+def _whole(leaf: Any) -> np.ndarray:
+  """All of a leaf, whose parts may be on several hosts."""
+  if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+    leaf = multihost_utils.process_allgather(leaf, tiled=True)
+  return np.asarray(leaf)
 
 
 def _misfit(path: str, name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:

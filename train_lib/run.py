@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -370,9 +371,9 @@ class Training:
       say(f'  predictions   {results / "predictions.jsonl"}')
       for picture in sorted(results.glob('*.png')):
         say(f'  picture       {picture}')
-    of_clips = [not task.on_boxes for task in self.program.experiment.tasks.values()]
-    if any(of_clips):
-      say(f'  predict       python -m tools.predict --checkpoint={self.folder} --video=FILE')
+    if not all(task.on_boxes for task in self.program.experiment.tasks.values()):
+      checkpoint_flag = shlex.quote(f'--checkpoint={self.folder}')
+      say(f'  predict       python -m tools.predict {checkpoint_flag} --video=FILE')
     for name, dataset in self.eval_data.items():
       self._say_classes(name, results_folder(self.folder, name, dataset.split, step))
 

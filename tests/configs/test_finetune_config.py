@@ -4,15 +4,17 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from configs import finetune
 from configs.cofinetune import demo as cofinetune_demo
 from configs.vivit import demo
-from errors import CheckpointMismatchError
+from errors import CheckpointMismatchError, ConfigError
 from tests.train_lib.models_on_disk import write_model
+from tools import command
 from train_lib import experiment as experiment_lib
-from train_lib import initial
+from train_lib import initial, params_file
 from train_lib.experiment import DataFacts, parse
 from train_lib.layer_rates import LayerRates
 from train_lib.mesh import make_mesh
@@ -61,7 +63,14 @@ def test_modes_and_the_rate_by_the_batch():
     ('mode=half', "Unknown mode 'half'; known: .'full', 'head'"),
     ('trunk=resnet', "Unknown trunk 'resnet'; known: .'cofinetune'"),
     ('size=XL', "Unknown size 'XL'"),
-    ('from=nowhere', r'from=nowhere: expected the folder of a run, with config\.json'),
+    (
+      'from=nowhere',
+      r'from=nowhere: expected the folder of a run, with config\.json.*there is noth',
+    ),
+    ('from=here,size=L,crop=9', r"from=here says what the model is: leave out \['size', 'crop'\]"),
+    ('trunk=mvitv2,attention=spacetime', 'attention=spacetime is of ViViT; trunk=mvitv2 has none'),
+    ('batch=many', 'batch=many: expected a value of type int'),
+    ('mode=head,from=', 'from=: expected a path after it, got nothing'),
   ):
     with pytest.raises(ValueError, match=message):
       finetune.get_config(arg)
@@ -72,10 +81,10 @@ def small(config, **changes):
   return config
 
 
-@pytest.mark.parametrize('kind', ['folder', 'file'])
+@pytest.mark.parametrize('kind', ['folder', '.npz', '.safetensors'])
 def test_a_runs_config_is_taken_over(tmp_path, kind):
   config = small(demo.get_config(), gelu='erf')
-  path = tmp_path / 'run.npz'
+  path = tmp_path / f'run{kind}'
   if kind == 'folder':
     path = tmp_path / 'run'
     path.mkdir()
@@ -89,6 +98,42 @@ def test_a_runs_config_is_taken_over(tmp_path, kind):
   assert now.tasks['label'].head.arguments == then.tasks['motion'].head.arguments
   assert now.init_from.path == str(path)
   assert (now.init_from.load_head, now.init_from.unmatched_classes) == (True, 'new')
+
+
+def test_what_is_no_trained_model_is_named(tmp_path):
+  good = tmp_path / 'good.safetensors'
+  write_model(good, small(demo.get_config()), {'motion': ('left', 'right')})
+  damaged = {
+    'cut.safetensors': good.read_bytes()[:99],
+    'cut.npz': b'PK\x03\x04',
+    'run/config.json': b'{"a":',
+    'list/config.json': b'[]',
+  }
+  for name, content in damaged.items():
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+  weights = {'embedding/kernel': np.zeros(2, np.float32)}
+  for name in ('weights.npz', 'weights.safetensors'):
+    params_file.write_arrays(tmp_path / name, weights, None)
+  params_file.write_arrays(tmp_path / 'named.npz', weights, {'class_names': {'': ['a']}})
+  names = ('weights.npz', 'weights.safetensors', 'named.npz', 'empty')
+  (tmp_path / 'empty').mkdir()
+  for name in (*(name.removesuffix('/config.json') for name in damaged), *names):
+    with pytest.raises(ValueError, match=f'from=.*{name}: expected .*; found one damaged, or weig'):
+      finetune.get_config(f'from={tmp_path / name}')
+  (tmp_path / 'list' / 'config.json').write_text('{"trunk": 1, "tasks": 1, "datasets": 1}')
+  with pytest.raises(
+    ValueError, match=r"its config has no \['compute_dtype', 'pixels'\], so it is"
+  ):
+    finetune.get_config(f'from={tmp_path / "list"}')
+
+
+def test_a_damaged_run_is_told_by_its_path(tmp_path):
+  (tmp_path / 'config.json').write_text('{"a":')
+  with pytest.raises(ConfigError, match=f'cannot be loaded: from={tmp_path}: expected the folder'):
+    command.load_config(f'configs/finetune.py:from={tmp_path}')
+  with pytest.raises(ConfigError, match='cannot be loaded: batch=many: expected a value'):
+    command.load_config('configs/finetune.py:batch=many')
 
 
 def test_of_several_heads_and_of_boxes(tmp_path):

@@ -56,7 +56,7 @@ def videos(tmp_path_factory):
 
 
 def test_from_a_folder_of_videos_to_a_training_run(videos, tmp_path):
-  data, workdir = tmp_path / 'data', tmp_path / 'run'
+  data, workdir = tmp_path / 'data', tmp_path / 'my run'
   built = command(
     '-m',
     'tools.build_records',
@@ -75,7 +75,7 @@ def test_from_a_folder_of_videos_to_a_training_run(videos, tmp_path):
   assert (tmp_path / 'look.png').stat().st_size > 10_000
   trained = command('main.py', *TINY, f'--config.datasets.own.dir={data}', f'--workdir={workdir}')
   assert 'Done.' in trained
-  assert f'predict       python -m tools.predict --checkpoint={workdir} --video=FILE' in trained
+  assert f"predict       python -m tools.predict '--checkpoint={workdir}' --video=FILE" in trained
   assert 'top1/label by class, worst first\n' in trained
   (metrics,) = workdir.glob('eval/own/test/*/metrics.json')
   assert json.loads(metrics.read_text())['examples'] == held_out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs.vivit import demo
 from datasets import camera, unlabelled
@@ -55,6 +56,20 @@ def test_a_video_on_the_terminal(made, capsys):
   percent, *bar, name = lines[2].split(maxsplit=2)
   assert name in NAMES
   assert len(bar[0]) == round(float(percent.rstrip('%')) / 100 * 24)
+
+
+def test_several_heads_need_no_further_flag(made, tmp_path, capsys):
+  config = trained.load(str(made / 'model.npz')).meta['config']
+  config['datasets']['other'] = config['datasets']['demo']
+  own = config['tasks']['motion']
+  config['tasks'] = {'motion': own, 'verb': own, 'noun': {**own, 'dataset': 'other'}}
+  names = {'motion': NAMES, 'verb': ('puts', 'takes'), 'noun': ('cup', 'lid')}
+  write_model(tmp_path / 'three.npz', ConfigDict(config), names)
+  tool.predict(Options(str(tmp_path / 'three.npz')), [str(made / 'a.mp4')])
+  lines = capsys.readouterr().out.splitlines()
+  heads = [line.split(':')[0].strip() for line in lines if 'views of' in line]
+  assert heads == ['motion', 'verb', 'noun']
+  assert {line.split()[-1] for line in lines[-2:]} == {'cup', 'lid'}
 
 
 def test_json_has_the_numbers_of_the_predictor_and_nothing_else(made, tmp_path, capsys):

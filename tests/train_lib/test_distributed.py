@@ -12,6 +12,7 @@ import pytest
 
 from errors import ConfigError
 from tests.train_lib.conftest import make_actors_config, make_tiny_config
+from tests.train_lib.models_on_disk import write_model
 from train_lib import distributed, run
 from train_lib.metric_writers import read_scalars
 from train_lib.roster import Place
@@ -144,6 +145,19 @@ def test_two_processes_train_a_mixture_with_boxes_as_one(port, tmp_path, actors_
   assert files[0] == files[1]
   truth = [(folder / 'groundtruth_actors.csv').read_text() for folder in results]
   assert sorted(truth[0].splitlines()) == sorted(truth[1].splitlines())
+
+
+def test_two_processes_keep_new_classes_beside_those_of_a_checkpoint(
+  config_file, port, tmp_path, demo_data_dir
+):
+  names = ('moves left', 'flies')
+  write_model(tmp_path / 'other.npz', make_tiny_config(demo_data_dir), {'motion': names})
+  settings = ('init_from.load_head=True', 'init_from.unmatched_classes=new')
+  flags = [f'--config.{x}' for x in (*settings, f'init_from.path={tmp_path / "other.npz"}')]
+  two = [start(config_file, tmp_path / 'run', port, i, '--mode=init', *flags) for i in range(2)]
+  first, second = outputs(*two)
+  assert (first[0], second[0]) == (0, 0), (first, second)
+  assert '7 of 8 classes new' in first[1]
 
 
 def test_a_missing_process_ends_the_command(config_file, port, tmp_path):
