@@ -5,11 +5,9 @@ ImageNet-21k. As there, tubelets of Table 1 have 4 frames, so that as many token
 the frames that are sampled, and those of Tables 2 and 3 have 2.
 """
 
-import functools
-import json
-
 from configs.vivit import demo_scenes
 from datasets import demo_scenes as data_sets
+from train_lib import cost
 
 DATA = demo_scenes.DATA
 METRICS = {
@@ -51,6 +49,11 @@ def prepare(folder):
   data_sets.write_stills(folder / 'stills')
   data_sets.write_motions(folder / 'motions')
   data_sets.write_scenes(folder / 'scenes')
+
+
+def extra_metrics(workdir):
+  """GFLOPs and parameters."""
+  return cost.metrics_of_run(workdir)
 
 
 def sweep(add):

@@ -47,7 +47,11 @@ def get_config(arg: str = '') -> ConfigDict:
   config.compute_dtype = 'float32'
   config.trunk = vivit.trunk('Ti', attention, temporal_layers=2)
   config.trunk.update({'hidden_size': 64, 'num_layers': 3, 'num_heads': 4, 'mlp_dim': 128})
-  config.trunk.tubelet = (1 if stills else 2, 8, 8)
+  config.trunk.tubelet = (2, 8, 8)
+  if stills:  # Patches of an image, whose kernel is one that may be inflated.
+    config.trunk.update(
+      {'tokeniser': 'uniform_frames', 'num_sampled_frames': 1, 'tubelet': (1, 8, 8)}
+    )
   config.datasets = {name: _dataset(name, 1 if stills else FRAMES) for name in names}
   config.tasks = {name: common.linear_task(name) for name in names}
   config.objective = common.weighted_sum_objective()
