@@ -14,6 +14,7 @@ TUBES_DATA ?= data/demo_tubes
 TUBEVIT_RUNS ?= runs/demo_tubevit
 SCENES_DATA ?= data/demo_scenes
 UNIFORMERV2_RUNS ?= runs/demo_uniformerv2
+VIVIT_DATA ?= data/ablations_vivit
 COFINETUNING_DATA ?= data/ablations_cofinetuning
 ABLATIONS ?= runs/ablations
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -49,7 +50,7 @@ demo-uniformerv2: $(STAMP)  ## Arm a small image ViT for video with global block
 	$(BIN)/python -m benchmarks.uniformerv2 --data=$(SCENES_DATA) --out=$(UNIFORMERV2_RUNS)
 
 ablations-vivit: $(STAMP)  ## Train ViViT's Tables 1 to 3 in small, three seeds
-	$(BIN)/python -m tools.sweep --sweep=sweeps/vivit.py --data=$(SCENES_DATA) --out=$(ABLATIONS)_vivit --parallel=2
+	$(BIN)/python -m tools.sweep --sweep=sweeps/vivit.py --data=$(VIVIT_DATA) --out=$(ABLATIONS)_vivit --parallel=2
 
 ablations-cofinetuning: $(STAMP)  ## Train co-finetuning's Tables 1 to 4 in small, three seeds
 	$(BIN)/python -m tools.sweep --sweep=sweeps/cofinetuning.py --data=$(COFINETUNING_DATA) \
@@ -90,4 +91,4 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
 	rm -rf $(VENV) $(XMANAGER_VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
 	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS) $(TUBES_DATA) $(TUBEVIT_RUNS) $(SCENES_DATA) \
-	  $(UNIFORMERV2_RUNS) $(COFINETUNING_DATA) $(ABLATIONS)_vivit $(ABLATIONS)_cofinetuning
+	  $(UNIFORMERV2_RUNS) $(VIVIT_DATA) $(COFINETUNING_DATA) $(ABLATIONS)_vivit $(ABLATIONS)_cofinetuning

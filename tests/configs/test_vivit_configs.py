@@ -15,7 +15,7 @@ from train_lib.program import build_program
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'vivit'
 # The demos learn their classes from data and have tests of their own.
-NEED_DATA = ('__init__', 'common', 'demo', 'demo_scenes')
+NEED_DATA = ('__init__', 'common', 'demo', 'demo_ablations')
 FILES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem not in NEED_DATA)
 VARIANTS = [
   ('k400_base_spacetime', f'encoding={e}')

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from configs.vivit import demo_scenes as config
-from datasets import demo_scenes
+from configs.vivit import demo_ablations as config
+from datasets import demo, demo_scenes
 from tools.sweep import resolve
 from train_lib import cost, sweep, sweep_runs
 from train_lib.experiment import DataFacts, parse
@@ -27,17 +27,17 @@ ENCODER = 'factorised_encoder'
 
 # Row -> tables, attention, tokens of time, what becomes of the image model's kernel.
 ROWS = {
-  'uniform frame sampling': ((INPUTS,), 'spacetime', 4, 'loaded', ''),
-  'random initialisation': ((INPUTS,), 'spacetime', 4, 'new', ''),
-  'filter inflation': ((INPUTS,), 'spacetime', 4, 'inflated', 'average'),
-  'central frame': ((INPUTS,), 'spacetime', 4, 'inflated', 'central_frame'),
-  'Model 1': ((MODELS,), 'spacetime', 8, 'inflated', 'central_frame'),
-  'average pool, Lt=0': ((MODELS, LAYERS), ENCODER, 8, 'inflated', 'central_frame'),
-  'Model 2, Lt=1': ((LAYERS,), ENCODER, 8, 'inflated', 'central_frame'),
-  'Model 2, Lt=2': ((MODELS, LAYERS), ENCODER, 8, 'inflated', 'central_frame'),
-  'Model 2, Lt=4': ((LAYERS,), ENCODER, 8, 'inflated', 'central_frame'),
-  'Model 3': ((MODELS,), 'factorised_self_attention', 8, 'inflated', 'central_frame'),
-  'Model 4': ((MODELS,), 'factorised_dot_product', 8, 'inflated', 'central_frame'),
+  'uniform frame sampling': ((INPUTS,), 'spacetime', 3, 'loaded', ''),
+  'random initialisation': ((INPUTS,), 'spacetime', 3, 'new', ''),
+  'filter inflation': ((INPUTS,), 'spacetime', 3, 'inflated', 'average'),
+  'central frame': ((INPUTS,), 'spacetime', 3, 'inflated', 'central_frame'),
+  'Model 1': ((MODELS,), 'spacetime', 6, 'inflated', 'central_frame'),
+  'average pool, Lt=0': ((MODELS, LAYERS), ENCODER, 6, 'inflated', 'central_frame'),
+  'Model 2, Lt=1': ((LAYERS,), ENCODER, 6, 'inflated', 'central_frame'),
+  'Model 2, Lt=2': ((MODELS, LAYERS), ENCODER, 6, 'inflated', 'central_frame'),
+  'Model 2, Lt=4': ((LAYERS,), ENCODER, 6, 'inflated', 'central_frame'),
+  'Model 3': ((MODELS,), 'factorised_self_attention', 6, 'inflated', 'central_frame'),
+  'Model 4': ((MODELS,), 'factorised_dot_product', 6, 'inflated', 'central_frame'),
 }
 
 
@@ -100,7 +100,7 @@ def test_every_seed_has_an_image_vit_of_its_own(description, monkeypatch):
 def program_of(run):
   names = {
     'stills': demo_scenes.STILLS,
-    'motions': demo_scenes.MOTIONS,
+    'motions': demo.CLASSES,
     'scenes': demo_scenes.SCENES,
   }
   experiment = parse(run.resolved)
@@ -143,10 +143,10 @@ def test_costs_are_those_of_the_run_and_alike_for_all_seeds(runs, tmp_path, monk
     resolved = {**runs['Model 1'].resolved, 'seed': seed}
     (tmp_path / f'seed{seed}').mkdir()
     (tmp_path / f'seed{seed}' / 'config.json').write_text(json.dumps(resolved))
-  facts = DataFacts({}, {'motions': demo_scenes.MOTIONS, 'scenes': demo_scenes.SCENES}, 'the test')
+  facts = DataFacts({}, {'motions': demo.CLASSES, 'scenes': demo_scenes.SCENES}, 'the test')
   counted = []
   monkeypatch.setattr(cost.data, 'facts_or_nominal', lambda e: counted.append(e) or facts)
   found = [cost.metrics_of_run(tmp_path / f'seed{seed}') for seed in (1, 2)]
   assert found[0] == found[1] and len(counted) == 1
-  assert found[0]['cost/parameters_millions'] == 0.134544
-  assert 0.01 < found[0]['cost/gflops'] < 0.03
+  assert found[0]['cost/parameters_millions'] == 0.132496
+  assert 0.005 < found[0]['cost/gflops'] < 0.03
