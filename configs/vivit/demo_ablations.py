@@ -81,5 +81,7 @@ def _dataset(name: str, frames: int) -> dict[str, Any]:
     'temporal_views': 1,
     'spatial_views': 1,
     'max_bad_records': 0,
-    'clip': common.clip(frames, 2, SIDE, SIDE, fit='pad', scale_jitter=(0.9, 1.1)),
+    'clip': common.clip(
+      frames, 2 if frames > 1 else 1, SIDE, SIDE, fit='pad', scale_jitter=(0.9, 1.1)
+    ),
   }
