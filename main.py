@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, interrupted='The same command goes on from the newest checkpoint.')

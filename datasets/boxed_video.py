@@ -68,7 +68,14 @@ class BoxedVideo(UnlabelledVideos):
 def boxes_of(
   path: str | os.PathLike[str], boxes: Mapping[str, Sequence[DetectedBoxes]], file: str
 ) -> Sequence[DetectedBoxes]:
-  """The keyframes of a video: those under its file's name, with or without suffix.
+  """The keyframes of a video: those under `id_of` it; see there."""
+  return boxes[id_of(path, boxes, file)]
+
+
+def id_of(
+  path: str | os.PathLike[str], boxes: Mapping[str, Sequence[DetectedBoxes]], file: str
+) -> str:
+  """What a video is called: its file's name, with or without suffix.
 
   Args:
     path: of the video.
@@ -80,7 +87,7 @@ def boxes_of(
   """
   for name in (Path(path).stem, Path(path).name):
     if name in boxes:
-      return boxes[name]
+      return name
   raise DataError(
     f'{path}: {file} has no boxes of it: expected the video_id {Path(path).stem!r}, found '
     f'{sorted(boxes)[:5]}.'

@@ -1,5 +1,7 @@
 """Live pictures: a webcam or a network stream of which only the newest frames are kept."""
 
+import math
+import re
 import threading
 import time
 from collections import deque
@@ -14,7 +16,9 @@ from datasets.clip_config import ClipConfig
 from errors import DataError
 
 _Array = np.ndarray[Any, np.dtype[Any]]
-_SCHEMES = ('rtsp://', 'rtmp://', 'http://', 'https://', 'udp://')
+_ADDRESS = re.compile(r'(?!file:)[a-z][a-z0-9+.-]+://')
+_LONGEST_READ = 2.0  # Seconds to wait for a frame that is being read.
+_LAST_WEBCAM = 2**31 - 1  # What OpenCV can be asked for.
 _USUAL_RATE = 30.0  # Frames per second of a camera that does not say.
 _FASTEST = 240.0  # What claims more, such as a stream's clock of 90,000 ticks, does not know.
 
@@ -45,7 +49,7 @@ class LiveWindow(NamedTuple):
 
 def is_live(source: str) -> bool:
   """Whether this names a webcam by its number, or a stream by its address."""
-  return source.isdecimal() or source.lower().startswith(_SCHEMES)
+  return source.isdecimal() or _ADDRESS.match(source.lower()) is not None
 
 
 def open_camera(source: str) -> tuple[Camera, float]:
@@ -55,12 +59,12 @@ def open_camera(source: str) -> tuple[Camera, float]:
     The camera and its frames per second.
 
   Raises:
-    DataError: It is not there, or gives no picture.
+    DataError: It is not there, or cannot be opened.
   """
   cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
   )  # Its own warnings name neither the cause nor what to do.
-  camera = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+  camera = cv2.VideoCapture(min(int(source), _LAST_WEBCAM) if source.isdecimal() else source)
   if not camera.isOpened():
     camera.release()
     kind = 'webcam' if source.isdecimal() else 'stream'
@@ -102,32 +106,52 @@ class NewestFrames:
     self._taken = 0.0
     self._last = -1  # newest frame of the newest window
     self._ended = False
+    self._error: Exception | None = None
     self._changed = threading.Condition()
     self._thread = threading.Thread(target=self._read, daemon=True)
     self._thread.start()
 
   def _read(self) -> None:
-    while not self._ended:
-      there, frame = self._camera.read()
-      if there:
-        pixels = clips.cut_crops(np.ascontiguousarray(frame[..., ::-1]), self._clip, 1)[0]
+    try:
+      while not self._ended and self._read_one():
+        pass
+    except (cv2.error, ValueError) as error:
+      self._error = error
+    finally:  # Whatever happened, nobody shall wait for more.
       with self._changed:
-        if there:
-          self._kept.append(pixels)
-          self._taken, self.count = time.monotonic(), self.count + 1
-        self._ended = self._ended or not there
+        self._ended = True
         self._changed.notify_all()
 
-  def window(self) -> LiveWindow | None:
+  def _read_one(self) -> bool:
+    there, frame = self._camera.read()
+    if there:
+      pixels = clips.cut_crops(np.ascontiguousarray(frame[..., ::-1]), self._clip, 1)[0]
+      with self._changed:
+        self._kept.append(pixels)
+        self._taken, self.count = time.monotonic(), self.count + 1
+        self._changed.notify_all()
+    return there
+
+  def window(self, until: float = math.inf) -> LiveWindow | None:
     """Waits for a window with enough new frames, of the newest there are; None after the end.
 
     A stream that ends with frames not yet shown gives one more.
+
+    Args:
+      until: when to wait no longer and give None, of `time.monotonic`.
+
+    Raises:
+      DataError: The stream ended without a frame, or a frame cannot be used.
     """
     with self._changed:
       wanted = max(self._last + self._hop, self.span - 1)
       # In pieces: a wait without end could not be interrupted on every system.
       while not self._ended and self.count <= wanted:
-        self._changed.wait(0.2)
+        left = until - time.monotonic()
+        if left <= 0:
+          return None
+        self._changed.wait(min(left, 0.2))
+      self._check()
       newest = self.count - 1
       if newest <= self._last:
         return None
@@ -138,11 +162,20 @@ class NewestFrames:
     within = windows.indices(found, self._clip, self._rate)[0]
     return LiveWindow(np.stack([kept[index] for index in within]), newest, taken)
 
+  def _check(self) -> None:
+    if self._error:
+      raise DataError(f'frame {self.count} cannot be read: {self._error}.') from self._error
+    if not self.count:
+      raise DataError('the stream was opened, but it ended without a frame.')
+
   def close(self) -> None:
     """Ends the thread with the frame that it waits for, and releases the camera."""
     self._ended = True
-    self._thread.join(timeout=2)
-    self._camera.release()
+    self._thread.join(_LONGEST_READ)
+    if (
+      not self._thread.is_alive()
+    ):  # It may wait for a picture for ever; to release it then crashes.
+      self._camera.release()
 
   def __enter__(self) -> Self:
     return self

@@ -53,6 +53,10 @@ class UnlabelledVideos(VideoDataset):
     """Zeros."""
     return self.empty_labels()
 
+  def times(self, row: int) -> _Array:
+    """When each frame appears, float64 [N], seconds from the video's start."""
+    return self._infos[row].times
+
   def frames(self, row: int, indices: _Array) -> Iterator[_Array]:
     """Decodes frames, see the base class."""
     yield from video.read_frames(self._paths[row], self._infos[row], indices)

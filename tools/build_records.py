@@ -33,7 +33,6 @@ import functools
 import hashlib
 import os
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,11 +128,7 @@ def main() -> None:
       shards=_SHARDS.value,
     )
     begin = time.monotonic()
-    try:
-      built = build.build(plan, _runner())
-    except KeyboardInterrupt:
-      print('\nInterrupted. The same command goes on from the finished shards.', file=sys.stderr)
-      sys.exit(command.INTERRUPTED)
+    built = build.build(plan, _runner())
     _report(plan, built, time.monotonic() - begin)
     lost += _lost_rows(rows, built)
     rejected = ()
@@ -288,4 +283,4 @@ def _report(plan: build.Plan, built: build.Built, seconds: float) -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, interrupted='The same command goes on from the finished shards.')

@@ -27,6 +27,7 @@ def run(
   optional: Sequence[str] = (),
   *,
   more: bool = False,
+  interrupted: str = '',
 ) -> None:
   """Parses flags and calls `main`; a named error ends with its exit code, a flag mistake with 1.
 
@@ -35,10 +36,19 @@ def run(
     arguments: Names of these arguments, for messages.
     optional: Names of those that may follow them.
     more: Whether any number of further ones may follow.
+    interrupted: What becomes of the work after Ctrl-C, as a sentence.
   """
+
+  def checked(argv: list[str]) -> None:
+    try:
+      _checked(main, arguments, optional, argv[1:], more)
+    except KeyboardInterrupt:
+      print(f'\nInterrupted. {interrupted}'.rstrip(' '), file=sys.stderr)
+      sys.exit(INTERRUPTED)
+
   try:
     try:
-      app.run(lambda argv: _checked(main, arguments, optional, argv[1:], more), flags_parser=_parse)
+      app.run(checked, flags_parser=_parse)
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
@@ -76,9 +86,6 @@ def _checked(
   except TubeletError as error:
     print(f'{type(error).__name__}: {error}', file=sys.stderr)
     sys.exit(error.exit_code)
-  except KeyboardInterrupt:
-    print('\nInterrupted. The same command goes on from the newest checkpoint.', file=sys.stderr)
-    sys.exit(INTERRUPTED)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -20,15 +20,17 @@ The file is read again and called with random clips: logits that differ by more 
 are an error, and nothing is kept. It all runs on the CPU.
 """
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from errors import ConfigError
-from tools import command
+from tools import command, out_folder
 
 if TYPE_CHECKING:
   from train_lib.exporting import Interface
@@ -85,17 +87,13 @@ def export_model(
   model = trained.load(checkpoint)
   face = exporting.interface(model, task, batch_size)
   try:
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix='.export-') as made:
-      part = Path(made) / 'export'
-      part.mkdir()
+    with _appearing(folder) as part:
       if layout == OURS:
         description = _write(part, model, face, format)
       else:
         description = _write_layout(part, model, task, layout)
       text = json.dumps({'format': format, 'layout': layout, **description}, indent=2)
       (part / 'export.json').write_text(text + '\n', encoding='utf-8')
-      part.replace(folder)
   except OSError as error:
     raise ConfigError(f'--out={out} cannot be written: {error.strerror}.') from error
   return description
@@ -117,11 +115,29 @@ def _check_flags(format: str, layout: str, batch_size: int) -> None:
 
 
 def _check_folder(folder: Path) -> None:
-  """Raises ConfigError if there is something that would be replaced."""
-  if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+  """Raises ConfigError if there is something that would be replaced, or nothing can be written."""
+  there = out_folder.nearest(folder)
+  if there == folder and not (folder.is_dir() and not any(folder.iterdir())):
     raise ConfigError(
       f'--out={folder} is there and not an empty folder: choose another, or remove it.'
     )
+  out_folder.check_out(folder)
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+  """A folder to write to; what is in it is in `folder` afterwards, or nowhere after an error."""
+  there = out_folder.nearest(folder)
+  with tempfile.TemporaryDirectory(dir=there, prefix='.export-') as made:
+    part = Path(made) / 'export'
+    part.mkdir()
+    yield part
+    if there == folder:  # It may be a link, a volume, or where we are: these cannot be replaced.
+      for path in part.iterdir():
+        path.replace(folder / path.name)
+    else:
+      folder.parent.mkdir(parents=True, exist_ok=True)
+      part.replace(folder)
 
 
 def _write(folder: Path, model: 'Trained', face: 'Interface', format: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ the last one ends with it. A file holds, of the N windows of its video,
   frames    int64 [N, T], the frames that were looked at
 
 and `manifest.json` says of which model, settings and videos they are. The model runs in float32. Every
-video is decoded once, however much its windows overlap. The same command goes on where it was stopped.
+video is decoded once, however much its windows overlap. The same command goes on where it was stopped;
+other settings, or another video of the same name, are refused. Videos may be named without `--video=`.
 Videos that cannot be read are listed at the end; the others are done.
 """
 
@@ -29,6 +30,7 @@ from absl import flags
 from errors import ConfigError
 from tools import command
 from tools.failures import Failures
+from tools.out_folder import check_out
 
 if TYPE_CHECKING:
   from train_lib.extract import Extractor, Planned, Settings, Video
@@ -91,29 +93,30 @@ def extract_features(
     CheckpointMismatchError: As `trained.load`.
     ConfigError: Not one of `videos` and `data`, as `Extractor` and `FeatureFolder`, or two videos would
       have one name.
-    DataError: A path is not there; at the end, videos that could not be read.
+    DataError: At the end, paths that are not there, videos that could not be read, and those of whose
+      name there are features of another one.
   """
   if bool(videos) == bool(data):
     raise ConfigError('Name videos by --video, or a dataset by --data: one of the two.')
   from datasets.sources import open_dataset
   from train_lib import extract, feature_files, trained
 
-  inputs = feature_files.named_files(videos)
+  inputs, bad = feature_files.named_files(videos)
+  check_out(Path(out))
   rows = list(feature_files.of_dataset(open_dataset(data, split, {}))) if data else []
+  failures = Failures(len(inputs) + len(rows) + len(bad))
+  for path, error in bad.items():
+    with failures.collect(path):
+      raise error
   model = trained.load(checkpoint)
   extractor = extract.Extractor(model, settings, dataset)
-  failures = Failures(len(inputs) + len(rows))
-  plans = list(_plans(extractor, inputs, rows, failures))
   folder = feature_files.FeatureFolder(
     Path(out), feature_files.describe(checkpoint, model, extractor)
   )
-  todo = [plan for plan in plans if not folder.has(plan)]
-  _say(plans, len(plans) - len(todo), extractor)
-  try:
-    for video, found in extractor.extract(todo, failures.collect):
-      folder.write(video, found)
-  finally:
-    folder.write_manifest()
+  plans = list(_plans(extractor, inputs, rows, failures))
+  todo = list(_todo(folder, plans, failures))
+  if plans:
+    _write(extractor, folder, plans, todo, failures)
   failures.check()
   return folder
 
@@ -128,10 +131,37 @@ def _plans(
 
   for name, path in progress(inputs.items(), 'looking into videos', len(inputs)):
     with failures.collect(path):
-      yield extractor.plan(Video(name, OneVideo(path)))
+      yield extractor.plan(Video(name, OneVideo(path), size=path.stat().st_size))
   for video in rows:
     with failures.collect(video.name):
       yield extractor.plan(video)
+
+
+def _todo(
+  folder: 'FeatureFolder', plans: Sequence['Planned'], failures: Failures
+) -> Iterator['Planned']:
+  """Those whose features are not there yet."""
+  for plan in plans:
+    with failures.collect(plan.video.name):
+      if not folder.has(plan):
+        yield plan
+
+
+def _write(
+  extractor: 'Extractor',
+  folder: 'FeatureFolder',
+  plans: Sequence['Planned'],
+  todo: Sequence['Planned'],
+  failures: Failures,
+) -> None:
+  """Writes the features of `todo`; the manifest is there from the first one on."""
+  folder.write_manifest()
+  _say(plans, len(plans) - len(todo), extractor)
+  try:
+    for video, found in extractor.extract(todo, failures.collect):
+      folder.write(video, found)
+  finally:
+    folder.write_manifest()
 
 
 def _say(plans: Sequence['Planned'], done: int, extractor: 'Extractor') -> None:
@@ -149,7 +179,7 @@ def _say(plans: Sequence['Planned'], done: int, extractor: 'Extractor') -> None:
   )
 
 
-def main() -> None:
+def main(*videos: str) -> None:
   """Extracts."""
   from train_lib.extract import Settings
 
@@ -158,7 +188,7 @@ def main() -> None:
     _CHECKPOINT.value,
     _OUT.value,
     settings,
-    videos=_VIDEO.value,
+    videos=[*_VIDEO.value, *videos],
     data=_DATA.value,
     split=_SPLIT.value,
     dataset=_DATASET.value,
@@ -167,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, more=True, interrupted='The same command goes on where it was stopped.')

@@ -15,19 +15,27 @@ class Failures:
   """
 
   def __init__(self, inputs: int):
-    """Expects so many inputs; the error of a single one is raised at once, as it is."""
+    """Expects so many inputs; the error of a single one is raised at once."""
     self.found: list[tuple[str, str]] = []
     self._inputs = inputs
 
   @contextlib.contextmanager
   def collect(self, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Notes a DataError of the `with` body as one of `path`, and goes on after the body."""
+    """Notes a DataError of the `with` body as one of `path`, and goes on after the body.
+
+    Raises:
+      DataError: It is the only input.
+    """
     try:
       yield
     except DataError as error:
-      if self._inputs == 1:
+      named = os.fspath(path)
+      if self._inputs > 1:
+        self.found.append((named, str(error)))
+      elif named in str(error):
         raise
-      self.found.append((os.fspath(path), str(error)))
+      else:
+        raise DataError(f'{named}: {error}') from error
 
   def check(self) -> None:
     """To be called at the end.

@@ -17,24 +17,27 @@ writes NAME.mp4 with the classes on it and NAME.json with all classes' probabili
 --timeline slides a window over each video. A stream is watched by the newest window there is, frames
 that come faster are dropped; Ctrl-C or --seconds ends it. A checkpoint that classifies boxes needs
 --boxes: rows `video_id,timestamp,x1,y1,x2,y2[,score]` as AVA's detectors write them, seconds and
-fractions of the frame, or AVA's annotations; any person detector can make them.
+fractions of the frame, or AVA's annotations; any person detector can make them. --out then gets
+NAME.TASK.csv, detections that AVA's evaluation reads.
 """
 
 import contextlib
 import dataclasses
+import io
 import json
+import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags
 
 from errors import ConfigError, DataError
 from tools import command
 from tools.failures import Failures
-from tools.out_folder import check_out
+from tools.out_folder import check_apart, check_out
 
 if TYPE_CHECKING:
   from datasets.video import VideoInfo
@@ -70,6 +73,12 @@ _SECONDS = flags.DEFINE_float(
   'seconds', 0.0, 'How long to watch a stream. Default: to its end.', 0.0, allow_override=True
 )
 _BOXES = flags.DEFINE_string('boxes', '', 'CSV file of boxes.', allow_override=True)
+_LABELMAP = flags.DEFINE_string(
+  'labelmap',
+  '',
+  'pbtxt with the numbers of the classes in NAME.TASK.csv. Default: 1, 2, ... in label order.',
+  allow_override=True,
+)
 _THRESHOLD = flags.DEFINE_float(
   'threshold',
   0.5,
@@ -96,6 +105,7 @@ class Options:
   hop: float = 0.0
   seconds: float = 0.0
   boxes: str = ''
+  labelmap: str = ''
   threshold: float = 0.5
 
 
@@ -111,6 +121,36 @@ def views_of(text: str) -> tuple[int, int] | None:
   if not found or '0' in found.groups():
     raise ConfigError(f'--views={text}: expected CLIPSxCROPS, such as 4x3.')
   return int(found[1]), int(found[2])
+
+
+# What an option is for, if not for all; the others do not use it.
+_FOR = {
+  'views': ('whole videos',),
+  'batch_size': ('whole videos', '--boxes'),
+  'timeline': ('--timeline',),
+  'window': ('--timeline', 'a stream'),
+  'hop': ('--timeline', 'a stream'),
+  'seconds': ('a stream',),
+  'threshold': ('--boxes',),
+  'labelmap': ('--boxes',),
+}
+_LONGEST = 1e6  # seconds
+
+
+def check_options(options: Options, live: bool) -> None:
+  """Raises ConfigError if options are no seconds, or are not for what is asked."""
+  for name in ('window', 'hop', 'seconds'):
+    value = getattr(options, name)
+    if not (math.isfinite(value) and 0 <= value <= _LONGEST):
+      raise ConfigError(f'--{name}={value}: expected seconds, at most {_LONGEST:,.0f}.')
+  asked = 'whole videos'
+  if live or options.boxes or options.timeline:
+    asked = 'a stream' if live else '--boxes' if options.boxes else '--timeline'
+  for name, used in _FOR.items():
+    value = getattr(options, name)
+    if value != getattr(Options, name) and asked not in used:
+      given = f'--{name}' if value is True else f'--{name}={value}'
+      raise ConfigError(f'{given} is for {" or ".join(used)}, not for {asked}: leave it out.')
 
 
 def find_videos(named: Sequence[str]) -> tuple[list[Path], Failures]:
@@ -241,21 +281,26 @@ def _classify_boxes(
   failures: Failures,
 ) -> None:
   """Classifies the boxes of --boxes."""
-  from datasets import ava_csv, boxed_video
+  from datasets import ava_csv, boxed_video, label_map
   from train_lib import labelled_video, predicted
   from train_lib.files import write_atomically
 
-  boxes = ava_csv.read_boxes(options.boxes)
+  boxes, names = ava_csv.read_boxes(options.boxes), predictor.trained.class_names
+  numbers = label_map.read(options.labelmap) if options.labelmap else None
+  tasks = [task for own in datasets.values() for task in own]
+  ids = {task: predicted.class_numbers(names[task], numbers) for task in tasks}
   reports = _Reports(options, list(infos))
   for path, info in infos.items():
     with failures.collect(path):
-      of_video = boxed_video.boxes_of(path, boxes, options.boxes)
+      video_id = boxed_video.id_of(path, boxes, options.boxes)
+      of_video = boxes[video_id]
       files: list[Path] = []
       about: dict[str, Any] = {'video': str(path), 'keyframes': {}}
       lines = [str(path)]
       for dataset, wanted in datasets.items():
         video = boxed_video.BoxedVideo(path, info, of_video, predictor.labels_of(dataset))
-        found = predicted.told_boxes(predictor, dataset, wanted, video, options.top)
+        scores = predicted.box_scores(predictor, dataset, wanted, video)
+        found = predicted.told_boxes(scores, names, options.top)
         about['keyframes'][dataset] = found
         given = sum(len(key.boxes) for key in of_video)
         used = sum(len(key['boxes']) for key in found)
@@ -265,6 +310,9 @@ def _classify_boxes(
           files.append(stem.with_name(f'{stem.name}.{dataset}.mp4'))
           draw = predicted.drawn_boxes(found, options.threshold)
           labelled_video.write(files[-1], path, info, draw)
+          for task in wanted:
+            files.append(stem.with_name(f'{stem.name}.{task}.csv'))
+            write_atomically(files[-1], predicted.box_rows(video_id, scores, task, ids[task]))
       if stem := reports.stem(path):
         files.append(stem.with_name(f'{stem.name}.boxes.json'))
         write_atomically(files[-1], json.dumps(about) + '\n')
@@ -292,7 +340,7 @@ def _watch(
     hop=options.hop,
     seconds=options.seconds,
   )
-  with contextlib.suppress(KeyboardInterrupt), contextlib.closing(glances):
+  with contextlib.suppress(KeyboardInterrupt), contextlib.closing(glances), _named(source):
     for glance in glances:
       best = {t: predicted.top(glance.tasks[t], names[t], options.top) for t in wanted}
       if options.json:
@@ -306,6 +354,14 @@ def _watch(
       )
 
 
+@contextlib.contextmanager
+def _named(source: str) -> Iterator[None]:
+  try:
+    yield
+  except DataError as error:
+    raise DataError(f'{source}: {error}') from error
+
+
 def _wanted(options: Options, predictor: 'Predictor') -> dict[str, list[str]]:
   """Dataset -> tasks to predict: those on boxes if there are boxes, else those on clips.
 
@@ -313,7 +369,11 @@ def _wanted(options: Options, predictor: 'Predictor') -> dict[str, list[str]]:
     ConfigError: The checkpoint has none, or no such task.
   """
   chosen = predictor.datasets_of(options.task)
-  on_boxes = {name: tasks for name, tasks in chosen.items() if predictor.on_boxes(name)}
+  on_boxes = {
+    name: [task for task in tasks if predictor.experiment.tasks[task].on_boxes]
+    for name, tasks in chosen.items()
+    if predictor.on_boxes(name)
+  }
   on_clips = {name: tasks for name, tasks in chosen.items() if name not in on_boxes}
   if options.boxes and not on_boxes:
     raise ConfigError(
@@ -346,20 +406,23 @@ def predict(options: Options, named: Sequence[str]) -> None:
 
   views = views_of(options.views)
   live = [name for name in named if is_live(name)]
-  if not named or (live and len(named) > 1):
+  if not all(named) or not named or (live and len(named) > 1):
     raise ConfigError(
       f'Expected videos and folders, or one webcam or stream; got {list(named)}. See --help.'
     )
   if live and (options.out or options.timeline or options.boxes):
     raise ConfigError(f'{live[0]} is a stream: --out, --timeline and --boxes are for files.')
+  check_options(options, bool(live))
   if options.out:
     check_out(Path(options.out))
   paths, failures = ([], Failures(1)) if live else find_videos(named)
-  infos = _open(paths, failures)
-  if live or infos:
+  if options.out:
+    check_apart(Path(options.out), [*map(Path, named), *paths])
+  if live or paths:
     loaded = trained.load(options.checkpoint, as_trained=True)
     predictor = Predictor(loaded, views=views, batch_size=options.batch_size)
     wanted = _wanted(options, predictor)
+    infos = _open(paths, failures)
     if live:
       _watch(options, predictor, wanted, live[0])
     elif options.boxes:
@@ -373,6 +436,8 @@ def predict(options: Options, named: Sequence[str]) -> None:
 
 def main(*more: str) -> None:
   """Predicts."""
+  # A terminal, or a file's name, need not be able to show every letter.
+  cast(io.TextIOWrapper, sys.stdout).reconfigure(errors='replace')
   options = Options(
     checkpoint=_CHECKPOINT.value,
     views=_VIEWS.value,
@@ -386,10 +451,13 @@ def main(*more: str) -> None:
     hop=_HOP.value,
     seconds=_SECONDS.value,
     boxes=_BOXES.value,
+    labelmap=_LABELMAP.value,
     threshold=_THRESHOLD.value,
   )
   predict(options, [*_VIDEO.value, *more])
 
 
 if __name__ == '__main__':
-  command.run(main, more=True)
+  command.run(
+    main, more=True, interrupted='What was told of is done; the same command begins anew.'
+  )

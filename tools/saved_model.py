@@ -1,5 +1,6 @@
 """TensorFlow's SavedModel of an exported function; needs TensorFlow to be written and to be run."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def write(folder: Path, model: Trained, face: Interface) -> None:
 
   Raises:
     ConfigError: The model needs to know the number of clips, and `face` leaves it free.
+    OSError: The folder cannot be written.
   """
   import tensorflow as tf
   from jax.experimental import jax2tf
@@ -49,7 +51,10 @@ def write(folder: Path, model: Trained, face: Interface) -> None:
     signature = tf.function(serve, autograph=False).get_concrete_function(**specs)
   except exporting.UNDECIDED as error:
     raise exporting.needs_batch_size(face, error) from error
-  tf.saved_model.save(module, str(folder / FOLDER), signatures={SIGNATURE: signature})
+  try:
+    tf.saved_model.save(module, str(folder / FOLDER), signatures={SIGNATURE: signature})
+  except tf.errors.OpError as error:
+    raise OSError(errno.EIO, error.message) from error
 
 
 def load(folder: Path, face: Interface) -> Callable[..., exporting.Answers]:

@@ -193,4 +193,4 @@ def _check_all_finished(results: 'Sequence[Any]') -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, interrupted='The same command goes on: what is finished is not repeated.')

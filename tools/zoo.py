@@ -16,6 +16,7 @@ skipped, and says why. --config checks another config than the one the list name
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -27,6 +28,7 @@ from tools import command
 if TYPE_CHECKING:
   from train_lib.zoo import Entry, Zoo
 
+_ROOT = Path(__file__).parents[1]
 _ACTIONS = ('list', 'show', 'verify')
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON instead of text.', allow_override=True)
 _WEIGHTS = flags.DEFINE_string('weights', '', 'The file to verify.', allow_override=True)
@@ -63,7 +65,7 @@ def config_of(entry: 'Entry') -> ConfigDict:
   Raises:
     ConfigError: It cannot be loaded.
   """
-  config = command.load_config(entry.config)
+  config = command.load_config(str(_ROOT / entry.config))  # Whatever the working directory.
   lists = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.overrides.items()}
   config.update_from_flattened_dict(lists)
   return config

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from train_lib.pictures import save_png
+from train_lib.pictures import save_png, shorten
 
 COLOR = '#5b9bd0'
 """Of bars that belong to no group."""
@@ -62,7 +62,7 @@ def class_chart_png(
   for place, bar in enumerate(bars):
     if math.isnan(bar.ap):
       axes.text(place, 0.01, 'n/a', rotation=90, ha='center', va='bottom', fontsize=7, color=_MUTED)
-  _name_bars(axes, [bar.name for bar in bars], width)
+  _name_bars(axes, [shorten(bar.name, 80) for bar in bars], width)
   axes.set_xlim(-0.7, len(bars) - 0.3)
   axes.set_ylim(0, 1.12 * max(0.1, *heights))
   axes.set_ylabel(precision, color=_INK)

@@ -111,7 +111,7 @@ def compare(a: Results, b: Results, task: str = '', intersect: bool = False) -> 
       f'Task {task!r} is of {kind} in {a.path} and of {_kind(b, task)} in {b.path}: '
       'evaluations can be compared that have the same kind of labels.'
     )
-  keys, notes = _common(a, b, task, intersect)
+  keys, notes = _common(a, b, task, kind, intersect)
   whole = len(keys) == len(a.lines) == len(b.lines)
   if kind == 'one label a clip':
     return _of_one_label(a, b, task, keys, notes)
@@ -157,10 +157,12 @@ def _kind(results: Results, task: str) -> str:
   return 'several labels a clip' if several else 'one label a clip'
 
 
-def _common(a: Results, b: Results, task: str, intersect: bool) -> tuple[list[Key], list[str]]:
+def _common(
+  a: Results, b: Results, task: str, kind: str, intersect: bool
+) -> tuple[list[Key], list[str]]:
   """What both evaluated with the same labels, in A's order, and notes."""
   shared = [key for key in a.lines if key in b.lines]
-  alike = [key for key in shared if _label(a, key, task) == _label(b, key, task)]
+  alike = [key for key in shared if _label(a, key, task, kind) == _label(b, key, task, kind)]
   agreed = set(alike)
   left_out = [
     f'{len(keys):,} {what}, such as {keys[0][0]!r}'
@@ -197,19 +199,23 @@ def _common(a: Results, b: Results, task: str, intersect: bool) -> tuple[list[Ke
   return alike, notes
 
 
-def _label(results: Results, key: Key, task: str) -> Any:
-  found = results.lines[key].get(task)
-  if isinstance(found, list):  # Boxes, which have no labels there.
+def _label(results: Results, key: Key, task: str, kind: str) -> Any:
+  """The names of what is true of an example; of boxes, which have no labels there, None."""
+  if kind == 'boxes':
     return None
+  found, several = results.lines[key].get(task), kind == 'several labels a clip'
   fields = found if isinstance(found, dict) else {}
-  name = fields.get('name')
-  needed = {'top5'} if isinstance(name, list) else {'top5', 'rank'}
-  if name is None or not needed <= set(fields):
+  name, top = fields.get('name'), fields.get('top5')
+  names = name if several and isinstance(name, list) else [name]
+  best = top[0].get('name') if isinstance(top, list) and top and isinstance(top[0], dict) else None
+  ranked = several or isinstance(fields.get('rank'), int)
+  if not ranked or not all(isinstance(text, str) for text in (*names, best)):
     raise DataError(
-      f'{results.path}: {key[0]!r} lacks one of name, {", ".join(sorted(needed))} of {task!r}: it '
-      'was written by an earlier version. Evaluate again by `python main.py --mode=eval`.'
+      f'{results.path}: {key[0]!r} lacks one of name, {"" if several else "rank, "}top5 of {task!r}, '
+      'or has something else there: it was written by an earlier version, or changed by hand. '
+      'Evaluate again by `python main.py --mode=eval`.'
     )
-  return tuple(sorted(name)) if isinstance(name, list) else name
+  return tuple(sorted(names)) if several else name
 
 
 def _lines(a: Results, b: Results, task: str, keys: list[Key]) -> Iterator[tuple[str, Any, Any]]:
@@ -280,18 +286,18 @@ def _precisions(a: Results, b: Results, task: str, notes: list[str]) -> tuple[Cl
   """Of the classes that both score, by name."""
   ours, theirs = a.classes(task), b.classes(task)
   both = [name for name in ours if name in theirs]
-  scored = [name for name in both if None not in (ours[name]['ap'], theirs[name]['ap'])]
+  if other := [name for name in both if ours[name].n != theirs[name].n]:
+    raise DataError(
+      f'{a.path.parent} (A) and {b.path.parent} (B) are evaluations with different labels: of '
+      f'{other[0]!r} there are {ours[other[0]].n:,} in A and {theirs[other[0]].n:,} in B; '
+      f'{len(other):,} classes differ. Evaluate both on the same annotations.'
+    )
+  scored = [name for name in both if None not in (ours[name].ap, theirs[name].ap)]
   if not scored:
     notes.append('There is no average precision that both have.')
   elif odd := sorted({*ours} ^ {*theirs}):
     notes.append(f'{len(odd):,} classes are in one evaluation only, such as {odd[0]!r}.')
   found = [
-    ClassChange(
-      name,
-      ours[name].get('positives', ours[name].get('annotated')),
-      ours[name]['ap'],
-      theirs[name]['ap'],
-    )
-    for name in scored
+    ClassChange(name, ours[name].n, ours[name].ap or 0.0, theirs[name].ap or 0.0) for name in scored
   ]
   return tuple(sorted(found, key=lambda c: (c.a - c.b, c.name)))

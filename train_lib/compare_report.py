@@ -44,8 +44,13 @@ def verdict(comparison: Comparison) -> str:
   sides = 'B has the higher' if score.difference > 0 else 'A has the higher'
   if not score.difference:
     return f'{name} is the same.'
+  points = _points(abs(score.difference))
+  if isinstance(score, Means) and (score.better_b - score.better_a) * score.difference < 0:
+    return (
+      f'{sides} {name} by {points} points, but the other is better in more classes: A in '
+      f'{score.better_a:,}, B in {score.better_b:,} (p = {score.p_value:.2g}).'
+    )
   if score.p_value < CHANCE:
-    points = _points(abs(score.difference))
     return f'{sides} {name} by {points} points; chance rarely does that (p = {score.p_value:.2g}).'
   return (
     f'{sides} {name}, but it could be chance (p = {score.p_value:.2g}): {_points(low)} to '
@@ -123,7 +128,7 @@ def _table(comparison: Comparison) -> str:
 
 def _counts(score: Outcomes | Means) -> str:
   if isinstance(score, Means):
-    return f'   over {score.n:,} classes'
+    return f'   over {score.n:,} classes: {score.better_a:,} better in A, {score.better_b:,} in B'
   return f'   of {score.n:,} videos: {score.only_a:,} right in A alone, {score.only_b:,} in B alone'
 
 
@@ -136,7 +141,11 @@ def _side(results: Results) -> dict[str, Any]:
 
 
 def _score(score: Outcomes | Means) -> dict[str, Any]:
-  counts = {} if isinstance(score, Means) else dataclasses.asdict(score)
+  counts = (
+    {'better_a': score.better_a, 'better_b': score.better_b}
+    if isinstance(score, Means)
+    else dataclasses.asdict(score)
+  )
   return {
     'n': score.n,
     'a': score.a,

@@ -19,6 +19,7 @@ _FLOAT32_ERROR = (
 )
 _BFLOAT16_ERROR = 5e-2
 _CLOCK_SECONDS = 60.0
+_WIDTH = 8  # Of the longest name.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,23 @@ def check_versions(found: Mapping[str, str | None], pinned: Mapping[str, str]) -
   ]
   advice = f'{"; ".join(other)}: `make install` takes the tested versions.' if other else ''
   return Finding('versions', text, advice)
+
+
+def check_imports(errors: Mapping[str, str]) -> Finding:
+  """Whether packages that are installed can be used.
+
+  Args:
+    errors: package -> why it cannot be imported, '': it can; those that others need come first.
+  """
+  broken = [name for name, error in errors.items() if error]
+  if not broken:
+    return Finding('imports', f'{len(errors)} packages')
+  text = f'{len(errors) - len(broken)} of {len(errors)} packages; not {", ".join(broken)}'
+  advice = (
+    f'{broken[0]} cannot be imported ({errors[broken[0]]}): `make install` takes versions that fit '
+    'each other.'
+  )
+  return Finding('imports', text, advice, stops=True)
 
 
 def check_python(version: tuple[int, int]) -> Finding:
@@ -118,11 +136,14 @@ def _idle(kind: str, remedy: str) -> str:
   return f'This machine has a {kind}, but JAX is on the CPU: {remedy}.'
 
 
-def check_products(errors: Mapping[str, tuple[float, float]]) -> Finding:
+def check_products(
+  errors: Mapping[str, tuple[float, float]], failures: Mapping[str, str] | None = None
+) -> Finding:
   """Whether devices multiply right.
 
   Args:
     errors: device -> largest relative errors of a product in float32 and in bfloat16.
+    failures: device -> why it gave no product at all.
   """
   text = ', '.join(f'{name} {a:.0e} and {b:.0e}' for name, (a, b) in errors.items())
   wrong = [
@@ -130,7 +151,11 @@ def check_products(errors: Mapping[str, tuple[float, float]]) -> Finding:
     for name, (a, b) in errors.items()
     if not (a <= _FLOAT32_ERROR and b <= _BFLOAT16_ERROR)  # NaN, too.
   ]
-  text = f'errors in float32 and bfloat16: {text}'
+  text = f'errors in float32 and bfloat16: {text or "none measured"}'
+  if failures:
+    failed = '; '.join(f'{name} ({error})' for name, error in failures.items())
+    advice = f'{failed}: no product. If its memory is full, another program uses it: `nvidia-smi`.'
+    return Finding('matmul', text, advice, stops=True)
   if not wrong:
     return Finding('matmul', text)
   advice = f'{", ".join(wrong)} multiplies wrong: do not train on it; replace driver or device.'
@@ -230,16 +255,17 @@ def check_readable(name: str, text: str, error: str) -> Finding:
   return Finding(name, text, error, stops=bool(error))
 
 
-def report(findings: Sequence[Finding]) -> str:
-  """A line for each finding, then the problems with their advice, those that stop a run first."""
-  width = max(len(finding.name) for finding in findings)
-  lines = [f'{finding.name:<{width}}  {finding.text}' for finding in findings]
-  problems = sorted((f for f in findings if f.advice), key=lambda f: not f.stops)
-  if not problems:
-    return '\n'.join([*lines, '', 'No problems.'])
+def line(finding: Finding) -> str:
+  """A finding's name and facts; names are padded alike, so that lines can be shown one by one."""
+  return f'{finding.name:<{_WIDTH}}  {finding.text}'
+
+
+def problems(findings: Sequence[Finding]) -> str:
+  """The problems with their advice, those that stop a run first."""
+  found = sorted((f for f in findings if f.advice), key=lambda f: not f.stops)
   kinds = {True: 'STOPS A RUN', False: 'warning'}
-  lines += ['', *(f'{kinds[f.stops]}  {f.name}: {f.advice}' for f in problems)]
-  return '\n'.join(lines)
+  lines = [f'{kinds[f.stops]}  {f.name}: {f.advice}' for f in found]
+  return '\n'.join(lines) or 'No problems.'
 
 
 def stops(findings: Sequence[Finding]) -> bool:

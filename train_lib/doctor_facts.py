@@ -1,14 +1,11 @@
 """Gathers the facts about this machine that `train_lib.doctor` judges."""
 
-import importlib.metadata
 import os
-import re
 import resource
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,16 +18,10 @@ from jax._src import hardware_utils
 
 from datasets import manifest, sources, video, video_writer
 from errors import TubeletError
-from train_lib import compilation_cache, doctor, libtpu, provenance
+from train_lib import compilation_cache, doctor, libtpu
 from train_lib.doctor import Finding
+from train_lib.doctor_packages import installed
 
-_ROOT = Path(__file__).parents[1]
-_PACKAGES = (
-  *('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections', 'numpy', 'av'),
-  'tensorflow-cpu' if sys.platform == 'linux' and os.uname().machine == 'x86_64' else 'tensorflow',
-)
-# Installed where the machine needs them.
-_OPTIONAL = ('libtpu', 'jax-cuda12-plugin')
 _LOADER_THREADS = 16  # Of the papers' configs.
 _FRAMES, _HEIGHT, _WIDTH = 48, 256, 320
 _SIDE = 512  # Of the matrices multiplied.
@@ -38,16 +29,13 @@ _SECONDS = 1.0  # That each speed is measured for, at least.
 
 
 def diagnose(workdir: str, video_file: str = '', data: str = '') -> Iterator[Finding]:
-  """Runs all checks, in the order they are shown.
+  """Runs all checks but those of packages, in the order they are shown.
 
   Args:
     workdir: Folder that runs are to be in; need not exist.
     video_file: A video to read; '': none.
     data: A dataset's folder to read; '': none.
   """
-  yield Finding('code', provenance.git_revision())
-  yield doctor.check_python((sys.version_info.major, sys.version_info.minor))
-  yield doctor.check_versions(versions(), pinned((_ROOT / 'requirements.lock').read_text()))
   devices, error = accelerators()
   yield doctor.check_platform(
     devices,
@@ -58,10 +46,11 @@ def diagnose(workdir: str, video_file: str = '', data: str = '') -> Iterator[Fin
     os.environ,
   )
   if not error:
-    yield doctor.check_products({str(device): errors_of(device) for device in jax.local_devices()})
-  yield doctor.check_memory(*host_memory(), memory_limit())
-  yield doctor.check_cpus(os.cpu_count() or 1, usable_cpus(), _LOADER_THREADS)
-  yield decoding()
+    yield products()
+  groups = control_groups()
+  yield doctor.check_memory(*host_memory(), memory_limit(groups))
+  yield doctor.check_cpus(os.cpu_count() or 1, usable_cpus(groups), _LOADER_THREADS)
+  yield decoding(max(int(usable_cpus(groups)), 1))
   yield Finding(
     'images', f'{jpeg_speed():,.0f} JPEGs of {_WIDTH} x {_HEIGHT} a second in one thread'
   )
@@ -80,25 +69,6 @@ def diagnose(workdir: str, video_file: str = '', data: str = '') -> Iterator[Fin
     yield named_data(data)
 
 
-def versions() -> dict[str, str | None]:
-  """Package -> version; of the optional ones those that are there."""
-  found = {name: installed(name) for name in _PACKAGES}
-  return found | {name: installed(name) for name in _OPTIONAL if installed(name)}
-
-
-def installed(name: str) -> str | None:
-  """A package's version, None where it is not installed."""
-  try:
-    return importlib.metadata.version(name)
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
-def pinned(lock: str) -> dict[str, str]:
-  """Package -> version, of the lines `NAME==VERSION` of a lock file."""
-  return dict(re.findall(r'^([A-Za-z0-9_.-]+)==([^ ;\n]+)', lock, re.M))
-
-
 def accelerators() -> tuple[list[str], str]:
   """JAX's devices, `PLATFORM KIND MEMORY` each kind once; and why there are none, or ''."""
   try:
@@ -112,6 +82,18 @@ def accelerators() -> tuple[list[str], str]:
     kind = f'{device.platform} {device.device_kind}{size}'
     kinds[kind] = kinds.get(kind, 0) + 1
   return [f'{kind} x {count}' for kind, count in kinds.items()], ''
+
+
+def products() -> Finding:
+  """Whether each device multiplies right; one that is full, or lost, gives no product."""
+  errors: dict[str, tuple[float, float]] = {}
+  failures: dict[str, str] = {}
+  for device in jax.local_devices():
+    try:
+      errors[str(device)] = errors_of(device)
+    except RuntimeError as error:
+      failures[str(device)] = str(error).split('\n')[0].rstrip('.')
+  return doctor.check_products(errors, failures)
 
 
 def errors_of(device: jax.Device) -> tuple[float, float]:
@@ -128,28 +110,52 @@ def errors_of(device: jax.Device) -> tuple[float, float]:
   return error(np.float32), error(jnp.bfloat16)
 
 
-def host_memory() -> tuple[int, int]:
-  """Bytes in all, and available."""
-  page = os.sysconf('SC_PAGE_SIZE')
-  return page * os.sysconf('SC_PHYS_PAGES'), page * os.sysconf('SC_AVPHYS_PAGES')
+def host_memory(file: Path = Path('/proc/meminfo')) -> tuple[int, int]:
+  """Bytes in all, and available: files that are cached in memory give way, so they count as free."""
+  lines = (line.split() for line in _read(file).splitlines())
+  sizes = {words[0]: 1024 * int(words[1]) for words in lines if len(words) > 1}
+  if {'MemTotal:', 'MemAvailable:'} <= sizes.keys():
+    return sizes['MemTotal:'], sizes['MemAvailable:']
+  total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  return total, total
 
 
-def memory_limit(root: Path = Path('/sys/fs/cgroup')) -> int | None:
-  """Bytes that the control group allows, None where it sets no limit."""
-  for name in ('memory.max', 'memory/memory.limit_in_bytes'):
-    text = _read(root / name)
-    if text.isdigit() and int(text) < 2**60:  # Version 1 says a huge number for none.
-      return int(text)
-  return None
+def control_groups(
+  membership: Path = Path('/proc/self/cgroup'), root: Path = Path('/sys/fs/cgroup')
+) -> list[Path]:
+  """Folders of this process's control groups and of those above: each may set a limit.
+
+  Args:
+    membership: Lines `NUMBER:CONTROLLERS:PATH`; of version 2 one, without controllers.
+    root: Where the groups are mounted; of version 1 a folder for each controller.
+  """
+  folders = [root, root / 'memory']
+  for line in _read(membership).splitlines():
+    _, controllers, path = line.split(':', 2)
+    group = root / controllers / path.lstrip('/')
+    folders += [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
+  return list(dict.fromkeys(folders))
 
 
-def usable_cpus(root: Path = Path('/sys/fs/cgroup')) -> float:
-  """CPUs that this process may run on at once, by its affinity and its control group."""
+def memory_limit(groups: Sequence[Path]) -> int | None:
+  """Bytes that the control groups allow, None where they set no limit."""
+  texts = [
+    _read(folder / name)
+    for folder in groups
+    for name in ('memory.max', 'memory.limit_in_bytes')  # Versions 2 and 1.
+  ]
+  limits = [int(text) for text in texts if text.isdigit()]
+  return min((limit for limit in limits if limit < 2**60), default=None)  # More means none.
+
+
+def usable_cpus(groups: Sequence[Path]) -> float:
+  """CPUs that this process may run on at once, by its affinity and its control groups."""
   allowed = (
     float(len(os.sched_getaffinity(0))) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   )
-  quota, _, period = _read(root / 'cpu.max').partition(' ')
-  return min(allowed or 1.0, int(quota) / int(period)) if quota.isdigit() else allowed or 1.0
+  quotas = [_read(folder / 'cpu.max').split() for folder in groups]
+  limits = [int(q[0]) / int(q[1]) for q in quotas if len(q) == 2 and q[0].isdigit()]
+  return min([allowed or 1.0, *limits])
 
 
 def _read(file: Path) -> str:
@@ -159,9 +165,8 @@ def _read(file: Path) -> str:
     return ''
 
 
-def decoding() -> Finding:
-  """How fast a generated clip is decoded."""
-  threads = max(int(usable_cpus()), 1)
+def decoding(threads: int) -> Finding:
+  """How fast a generated clip is decoded by one thread and by several."""
   if 'h264' not in av.codecs_available:
     return doctor.check_decoding(0.0, 0.0, threads, h264=False)
   with tempfile.TemporaryDirectory() as folder:
@@ -208,8 +213,8 @@ def jpeg_speed() -> float:
 
 
 def existing(folder: Path) -> Path:
-  """The folder, or the nearest one above it that exists."""
-  return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+  """The folder, or the nearest one above it that exists and can be looked into."""
+  return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
 
 
 def write_error(folder: Path) -> str:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax
 import jax
@@ -29,16 +29,35 @@ Collect = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 class Video(NamedTuple):
-  """A video to take features of: a row of a dataset, and the name of its file of features."""
+  """A video to take features of.
+
+  Attributes:
+    name: Of its file of features.
+    dataset: That has it.
+    row: Of the dataset.
+    size: Bytes of its file; 0 of a video that has no file of its own.
+  """
 
   name: str
   dataset: VideoDataset
   row: int = 0
+  size: int = 0
 
   @property
   def frame_rate(self) -> float:
     """Frames per second."""
     return float(self.dataset.frame_rate[self.row])
+
+  @property
+  def facts(self) -> dict[str, Any]:
+    """What tells this video from another one of the same name."""
+    return {
+      'id': self.dataset.key(self.row),
+      'split': self.dataset.split,
+      'frames': int(self.dataset.num_frames[self.row]),
+      'frame_rate': self.frame_rate,
+      'bytes': self.size,
+    }
 
 
 class Features(NamedTuple):

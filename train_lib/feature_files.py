@@ -1,11 +1,14 @@
 """A folder of features: an `.npz` a video and a manifest that says what they are of."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import numpy as np
 
 from datasets import video_list
 from datasets.dataset import VideoDataset
-from errors import ConfigError
+from errors import ConfigError, DataError
 from train_lib import params_file
 from train_lib.checkpoint import complete_steps
 from train_lib.extract import Extractor, Features, Planned, Video, fingerprint
@@ -60,19 +63,18 @@ class FeatureFolder:
   """
 
   def __init__(self, path: Path, description: dict[str, Any]):
-    """Makes the folder, or goes on with one.
+    """Looks into the folder, which need not be there; `write_manifest` makes it.
 
     Args:
       path: The folder.
       description: As `describe` gives it.
 
     Raises:
-      ConfigError: It holds features of another model or of other settings, or cannot be written to.
+      ConfigError: It holds features of another model or of other settings.
     """
     self.path, self._description = path, description
-    self._shapes: dict[str, list[int]] = {}
+    self._videos: dict[str, Any] = {}
     self._check()
-    self.write_manifest()
 
   @property
   def manifest(self) -> Path:
@@ -82,65 +84,87 @@ class FeatureFolder:
   @property
   def names(self) -> list[str]:
     """The videos whose features are there, sorted."""
-    return sorted(self._shapes)
+    return sorted(self._videos)
 
   def file(self, video: Video) -> Path:
     """Where the features of a video are."""
     return self.path / f'{video.name}.npz'
 
   def has(self, plan: Planned) -> bool:
-    """Whether the features of a video are there; notes them for the manifest."""
-    file = self.file(plan.video)
+    """Whether the features of a video are there; notes them for the manifest.
+
+    Raises:
+      DataError: Those of another video of this name are there.
+    """
+    file, facts = self.file(plan.video), plan.video.facts
     try:
       with np.load(file, allow_pickle=False) as archive:
         count = len(archive['start'])
-    except FileNotFoundError:
-      return False
+      there = (params_file.read_meta(str(file)) or {})['video']
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-      return False  # Damaged: it is written again.
+      return False  # Not there, or damaged: it is written anew.
+    if there != facts:
+      changed = [
+        f'{k}: {there.get(k)!r} there, {facts[k]!r} now' for k in facts if there.get(k) != facts[k]
+      ]
+      raise DataError(
+        f'{file} is of another video of this name ({"; ".join(changed)}). Choose another --out, or '
+        'delete the file if the video was replaced.'
+      )
     if count == plan.count:
-      self._shapes[plan.video.name] = [count, *self._description['shape']]
+      self._note(plan.video, count)
     return count == plan.count
 
   def write(self, video: Video, found: Features) -> None:
-    """Writes the file of a video, whole or not at all.
+    """Writes the file of a video, whole or not at all, and in it what the manifest says.
 
     Raises:
       ConfigError: It cannot be written.
     """
-    params_file.write_arrays(self.file(video), found._asdict())
-    self._shapes[video.name] = list(found.features.shape)
+    meta = {**self._description, 'video': video.facts}
+    params_file.write_arrays(self.file(video), found._asdict(), meta)
+    self._note(video, len(found.features))
 
   def write_manifest(self) -> None:
-    """Writes what is known of the folder.
+    """Writes what is known of the folder, and what others that write to it have noted meanwhile.
 
     Raises:
-      ConfigError: It cannot be written.
+      ConfigError: It cannot be written, or was taken for other features meanwhile.
     """
-    videos = {name: {'file': f'{name}.npz', 'features': self._shapes[name]} for name in self.names}
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      text = json.dumps({**self._description, 'videos': videos}, indent=1, ensure_ascii=False)
-      write_atomically(self.manifest, text + '\n')
+      with _one_at_a_time(self.path):
+        self._check()
+        videos = {name: self._videos[name] for name in self.names}
+        text = json.dumps({**self._description, 'videos': videos}, indent=1, ensure_ascii=False)
+        write_atomically(self.manifest, text + '\n')
     except OSError as error:
       raise ConfigError(f'--out={self.path} cannot be written to: {error.strerror}.') from error
 
+  def _note(self, video: Video, count: int) -> None:
+    self._videos[video.name] = {
+      'file': f'{video.name}.npz',
+      'features': [count, *self._description['shape']],
+    }
+
   def _check(self) -> None:
+    """Compares the settings, and notes the videos that others wrote."""
     manifest = self.manifest
     if not manifest.exists():
-      if self.path.is_dir() and (found := next(self.path.rglob('*.npz'), None)):
+      if not self._videos and (found := next(self.path.rglob('*.npz'), None)):
         raise ConfigError(
           f'{found} is there, but no {MANIFEST} that says of what it is: choose another --out.'
         )
       return
     try:
       before = json.loads(manifest.read_text(encoding='utf-8'))
-      noted = {name: video['features'] for name, video in before['videos'].items()}
+      noted = {name: dict(video) for name, video in before['videos'].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
       raise ConfigError(
         f'{manifest} is not of features: {error!r}. Choose another --out.'
       ) from error
-    self._shapes = {name: noted[name] for name in noted if (self.path / f'{name}.npz').exists()}
+    there = {name: noted[name] for name in noted if (self.path / f'{name}.npz').exists()}
+    self._videos = {**there, **self._videos}
     keys = [key for key in self._description if key not in _WHERE_ONLY]
     changed = [
       f'{key}: {before.get(key)!r} there, {self._description[key]!r} asked for'
@@ -154,23 +178,44 @@ class FeatureFolder:
       )
 
 
-def named_files(paths: Sequence[str]) -> dict[str, Path]:
-  """Name of its features -> each video: a file's own name, or its path below the folder given.
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+  """Lets one process of this machine at a time through, where the file system has locks."""
+  handle = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):
+      fcntl.flock(handle, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(handle)
+
+
+def named_files(paths: Sequence[str]) -> tuple[dict[str, Path], dict[str, DataError]]:
+  """The videos named or found in folders, and what is wrong with the other paths.
+
+  Returns:
+    Name of its features -> each video: a file's own name, or its path below the folder given; path ->
+    its error, as `video_list.expand` raises it.
 
   Raises:
-    DataError: As `video_list.expand`.
     ConfigError: Two videos would have one name.
   """
   named: dict[str, Path] = {}
-  for path in map(Path, paths):
-    for file in video_list.expand([path]):
-      name = (file.relative_to(path) if path.is_dir() else Path(file.name)).as_posix()
+  bad: dict[str, DataError] = {}
+  for path in paths:
+    try:
+      files = video_list.expand([path])
+    except DataError as error:
+      bad[path] = error
+      continue
+    for file in files:
+      name = (file.relative_to(path) if Path(path).is_dir() else Path(file.name)).as_posix()
       other = named.setdefault(name, file)
       if other.resolve() != file.resolve():
         raise ConfigError(
           f'{other} and {file} would both be written to {name}.npz: give a folder above both.'
         )
-  return named
+  return named, bad
 
 
 def of_dataset(dataset: VideoDataset) -> Iterable[Video]:
@@ -180,4 +225,5 @@ def of_dataset(dataset: VideoDataset) -> Iterable[Video]:
   ]
   counts = Counter(names)
   for row, name in enumerate(names):
-    yield Video(name if counts[name] == 1 and name else f'{name}_{row}', dataset, row)
+    # No name of an id has a tilde.
+    yield Video(name if counts[name] == 1 and name else f'{name}~{row}', dataset, row)

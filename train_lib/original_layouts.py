@@ -103,6 +103,12 @@ def position_misfits(model: Trained, task: str) -> list[str]:
   ]
 
 
+def cropping_misfits(model: Trained, task: str) -> list[str]:
+  """Whether the task's videos are padded to a square, which `processor` cannot say."""
+  fit = clip_of(model, task).fit
+  return [] if fit == 'crop' else [f"clip.fit={fit!r} (expected 'crop')"]
+
+
 def refuse(layout: str, what: str, misfits: Sequence[str]) -> None:
   """Raises ExportError if there are any misfits."""
   if misfits:

@@ -117,10 +117,19 @@ class Means:
     return self.b - self.a
 
   @property
+  def better_a(self) -> int:
+    """Number of classes that A is better in."""
+    return int(np.sum(self.values_a > self.values_b))
+
+  @property
+  def better_b(self) -> int:
+    """Number of classes that B is better in."""
+    return int(np.sum(self.values_b > self.values_a))
+
+  @property
   def p_value(self) -> float:
     """The sign test over classes: of those that changed, better and worse are a coin's throws."""
-    change = self.values_b - self.values_a
-    return _sign_test(int(np.sum(change < 0)), int(np.sum(change > 0)))
+    return _sign_test(self.better_a, self.better_b)
 
   @functools.cached_property
   def interval(self) -> tuple[float, float]:

@@ -390,8 +390,12 @@ def _draw_caption(axes: Axes, clip: Clip, left: float, top: float, color: str) -
 
 
 def shorten(text: str, width: int) -> str:
-  """At most `width` characters, the last an ellipsis where it was longer."""
-  return text if len(text) <= width else text[: width - 1].rstrip() + '…'
+  """At most `width` characters, the last an ellipsis where it was longer, for matplotlib to draw.
+
+  Dollars are escaped, or matplotlib would take what is between two for a formula.
+  """
+  short = text if len(text) <= width else text[: width - 1].rstrip() + '…'
+  return short.replace('$', r'\$')
 
 
 def save_png(figure: Figure, path: Path) -> None:

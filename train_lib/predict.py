@@ -155,7 +155,10 @@ class Predictor:
         yield outputs
         continue
       indices = clips.view_indices(videos, self.clip(dataset), row, config.temporal_views)
-      yield VideoScores(_scores(outputs), indices)
+      try:
+        yield VideoScores(_scores(outputs), indices)
+      except DataError as error:
+        yield error
 
   def predict_clips(
     self, dataset: str, pixels: Iterable[np.ndarray], batch_size: int
@@ -166,6 +169,9 @@ class Predictor:
       dataset: of the checkpoint, without boxes.
       pixels: uint8 [T, H, W, 3] each, as `clip(dataset)` says.
       batch_size: clips at a time.
+
+    Raises:
+      DataError: Probabilities are NaN.
     """
     shape, patch = self.clip(dataset).shape, self.experiment.host_patch
     for group in _grouped(pixels, batch_size):
@@ -193,11 +199,12 @@ class Predictor:
       `keyframes.regions(row, task)`: those of the score that evaluations ask for, that are in sight.
 
     Raises:
-      DataError: A frame cannot be read.
+      DataError: A frame cannot be read, or probabilities are NaN.
     """
     for row, outputs, index in self._evaluate(dataset, keyframes):
       if isinstance(outputs, DataError):
         raise outputs
+      _check_numbers(outputs['probabilities'])
       there = index >= 0
       found = {task: p[there] for task, p in outputs['probabilities'].items() if p.ndim > 1}
       yield row, found, index[there]
@@ -290,7 +297,17 @@ def _with_views(config: DatasetConfig, temporal: int, spatial: int) -> DatasetCo
   return dataclasses.replace(config, temporal_views=temporal, spatial_views=spatial)
 
 
+def _check_numbers(probabilities: Mapping[str, np.ndarray]) -> None:
+  """Raises DataError where a model that went wrong gives NaN."""
+  for task, found in probabilities.items():
+    if np.isnan(found).any():
+      raise DataError(
+        f"the model's probabilities of {task} are NaN: look at its evaluation and the loss of its run."
+      )
+
+
 def _scores(outputs: Mapping[str, Any]) -> dict[str, Scores]:
+  _check_numbers(outputs['probabilities'])
   return {
     task: Scores(logits, outputs['probabilities'][task])
     for task, logits in outputs['logits'].items()

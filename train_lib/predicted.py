@@ -1,14 +1,17 @@
 """Predictions as they are told: as JSON, in words, and drawn on the video."""
 
 import bisect
+import csv
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from datasets.boxed_video import BoxedVideo
+from errors import ConfigError
 from train_lib.labelled_video import Draw, draw_box
 from train_lib.predict import Predictor, Scores, VideoScores, joint_names, joint_scores
 from train_lib.timeline import Timeline
@@ -68,31 +71,108 @@ def top(scores: Scores, names: Sequence[str], count: int) -> list[Told]:
   ]
 
 
+class BoxScores(NamedTuple):
+  """What a model says of the M boxes of a keyframe that evaluations of it would look at.
+
+  Attributes:
+    seconds: when it is in the video.
+    boxes: float32 [M, 4], ymin, xmin, ymax, xmax in [0, 1] of the frame.
+    scores: float32 [M], of the detector.
+    probabilities: task -> float32 [M, K].
+  """
+
+  seconds: float
+  boxes: np.ndarray
+  scores: np.ndarray
+  probabilities: Mapping[str, np.ndarray]
+
+
+def box_scores(
+  predictor: Predictor, dataset: str, wanted: Sequence[str], video: BoxedVideo
+) -> list[BoxScores]:
+  """Predicts the wanted tasks, all on boxes, for the boxes of each keyframe."""
+  found = []
+  for row, probabilities, index in predictor.predict_boxes(dataset, video):
+    keyframe, seconds = video.keyframe(row), video.keyframe_seconds(row)
+    own = {task: probabilities[task] for task in wanted}
+    found.append(BoxScores(seconds, keyframe.boxes[index], keyframe.scores[index], own))
+  return found
+
+
 def told_boxes(
-  predictor: Predictor, dataset: str, wanted: Sequence[str], video: BoxedVideo, count: int
+  found: Sequence[BoxScores], names: Mapping[str, Sequence[str]], count: int
 ) -> list[Told]:
   """For each keyframe `time`, in seconds, and `boxes`.
 
   A box has `box` (ymin, xmin, ymax, xmax in [0, 1] of the frame), `score` and for each task its best
-  classes, as `top` gives them. Left out are those that evaluations of the checkpoint leave out.
+  classes, as `top` gives them.
   """
-  names, found = predictor.trained.class_names, []
-  for row, probabilities, index in predictor.predict_boxes(dataset, video):
-    keyframe = video.keyframe(row)
-    boxes = [
-      {
-        'box': [exact(x) for x in keyframe.boxes[i]],
-        'score': exact(keyframe.scores[i]),
-        'tasks': {
-          task: top(Scores(np.zeros(0), probabilities[task][m]), names[task], count)
-          for task in wanted
-          if task in probabilities
-        },
-      }
-      for m, i in enumerate(index.tolist())
-    ]
-    found.append({'time': video.keyframe_seconds(row), 'boxes': boxes})
-  return found
+  return [
+    {
+      'time': keyframe.seconds,
+      'boxes': [
+        {
+          'box': [exact(x) for x in box],
+          'score': exact(keyframe.scores[m]),
+          'tasks': {
+            task: top(Scores(np.zeros(0), own[m]), names[task], count)
+            for task, own in keyframe.probabilities.items()
+          },
+        }
+        for m, box in enumerate(keyframe.boxes)
+      ],
+    }
+    for keyframe in found
+  ]
+
+
+def box_rows(
+  video_id: str, found: Sequence[BoxScores], task: str, ids: Sequence[int | None]
+) -> str:
+  """AVA's csv of detections: `video_id,timestamp,x1,y1,x2,y2,action_id,score`, without a header.
+
+  As evaluations write it, with 6 decimals of the box and 9 of the score, which is the class' probability.
+
+  Args:
+    video_id: first column.
+    found: the keyframes.
+    task: of them.
+    ids: number of each class, in label order; None: the class is left out.
+  """
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator='\n')
+  for keyframe in found:
+    time = f'{keyframe.seconds:.6f}'.rstrip('0').rstrip('.')
+    for (y0, x0, y1, x1), own in zip(keyframe.boxes.tolist(), keyframe.probabilities[task]):
+      place = [f'{at:.6f}' for at in (x0, y0, x1, y1)]
+      table.writerows(
+        (video_id, time, *place, number, f'{p:.9f}')
+        for number, p in zip(ids, own.tolist(), strict=True)
+        if number is not None
+      )
+  return text.getvalue()
+
+
+def class_numbers(names: Sequence[str], numbers: Mapping[int, str] | None) -> list[int | None]:
+  """The number of each class; None for one that `numbers` does not have.
+
+  Args:
+    names: of the classes, in label order.
+    numbers: number -> name; None: the classes are 1, 2, ... in label order.
+
+  Raises:
+    ConfigError: `numbers` has a class that is not among the names.
+  """
+  if numbers is None:
+    return list(range(1, len(names) + 1))
+  unknown = sorted(set(numbers.values()) - set(names))
+  if unknown:
+    raise ConfigError(
+      f"--labelmap: {len(unknown)} of {len(numbers)} classes are not the checkpoint's: {unknown[:5]}. "
+      f'It has {sorted(names)[:5]}, {len(names)} in all.'
+    )
+  known = {name: number for number, name in numbers.items()}
+  return [known.get(name) for name in names]
 
 
 def exact(value: Any) -> float:
@@ -193,7 +273,7 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
   names, taken = [], Counter[str]()
   for path in paths:
     name = path.stem if stems[path.stem] == 1 else f'{path.absolute().parent.name}_{path.stem}'
-    name = name.encode()[:_LONGEST].decode(errors='ignore')
+    name = name.encode(errors='replace')[:_LONGEST].decode(errors='ignore')
     taken[name] += 1
     while taken[name] > 1:
       name = f'{name}_{taken[name]}'

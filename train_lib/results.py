@@ -5,13 +5,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from errors import ConfigError, DataError
 
 PREDICTIONS = 'predictions.jsonl'
 Key = tuple[str, int]
 """Id of an example, and how many before it in the file have the same one."""
+
+
+class Precision(NamedTuple):
+  """Of a class: its positive examples, or labels of boxes, and its average precision, None without any."""
+
+  n: int
+  ap: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +45,15 @@ class Results:
     """Names of the tasks that were predicted, sorted."""
     return sorted({task for line in self.lines.values() for task in line if task != 'id'})
 
-  def classes(self, task: str) -> dict[str, Any]:
-    """What is known of each class of a task that average precision scores, by name; {} of others.
+  def classes(self, task: str) -> dict[str, Precision]:
+    """What each class of a task scored, by name, where average precision scores it; {} of others.
 
     Raises:
-      DataError: two classes have one name.
+      DataError: two classes have one name, or the file is not what evaluation writes.
     """
     for file in (self.path.with_name(f'{kind}_{task}.json') for kind in ('ap', 'ava')):
       if file.exists():
-        content = _json(file)
-        classes = content.get('detected_boxes', content)['classes']
-        if len(found := {c['name']: c for c in classes}) < len(classes):
-          raise DataError(f'{file}: two classes have one name, and classes are matched by name.')
-        return found
+        return _precisions(file)
     return {}
 
 
@@ -101,16 +104,36 @@ def read(path: Path) -> Results:
   """
   lines: dict[Key, Mapping[str, Any]] = {}
   seen: Counter[str] = Counter()
-  for number, text in enumerate(_text(path).splitlines(), start=1):
+  content = _text(path).rstrip()
+  if not content:
+    raise DataError(f'{path} is empty: nothing was evaluated.')
+  for number, text in enumerate(content.split('\n'), start=1):
     line = _parsed(text, f'{path}, line {number}')
     if not isinstance(line.get('id'), str):
       raise DataError(f'{path}, line {number}: expected an object with an id, got {text[:80]!r}.')
     lines[line['id'], seen[line['id']]] = line
     seen[line['id']] += 1
-  if not lines:
-    raise DataError(f'{path} is empty: nothing was evaluated.')
   metrics = path.with_name('metrics.json')
   return Results(path, _json(metrics) if metrics.exists() else {}, lines)
+
+
+def _precisions(file: Path) -> dict[str, Precision]:
+  content = _json(file)
+  try:
+    classes = content.get('detected_boxes', content)['classes']
+    found = {str(c['name']): _precision(c) for c in classes}
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise DataError(
+      f'{file}: expected "classes" with name, positives or annotated, and ap: {error!r}. Evaluate again.'
+    ) from error
+  if len(found) < len(classes):
+    raise DataError(f'{file}: two classes have one name, and classes are matched by name.')
+  return found
+
+
+def _precision(entry: Mapping[str, Any]) -> Precision:
+  n = entry['positives'] if 'positives' in entry else entry['annotated']
+  return Precision(int(n), None if entry['ap'] is None else float(entry['ap']))
 
 
 def _json(path: Path) -> dict[str, Any]:

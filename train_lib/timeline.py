@@ -76,9 +76,10 @@ def make_timeline(
       dataset, windows.cut(video, 0, clip, found), min(len(found.starts), _BATCH)
     )
   )
-  starts = found.starts / rate
+  times = video.times(0)  # Which need not be evenly spaced.
+  starts, ends = times[found.starts], times[found.starts + found.span - 1] + 1 / rate
   probabilities = {t: np.stack([s[t].probabilities for s in scores]) for t in scores[0]}
-  return Timeline(starts, starts + found.span / rate, probabilities)
+  return Timeline(starts, ends, probabilities)
 
 
 def rows_of(
@@ -138,7 +139,8 @@ def timeline_png(
   figure = Figure(figsize=(9, 3.2), layout='constrained')
   axes = figure.add_subplot()
   middle = (timeline.starts + timeline.ends) / 2
-  for number, k in enumerate(timeline.peaks(task, count).tolist()):
+  peaks = timeline.peaks(task, count).tolist()
+  for number, k in enumerate(peaks):
     axes.plot(
       middle,
       timeline.probabilities[task][:, k],
@@ -146,13 +148,18 @@ def timeline_png(
       linestyle=_STYLES[number % len(_STYLES)],
       marker='o',
       markersize=3,
-      label=shorten(names[k], 32),
+      label=str(k),
     )
   axes.set_xlim(timeline.starts[0], timeline.ends[-1])
   axes.set_ylim(-0.02, 1.02)
   axes.set_xlabel('seconds')
   axes.set_ylabel('probability')
-  axes.set_title(shorten(f'{title} · {task}', 90), loc='left', fontsize=10)
+  title = shorten(f'{title} · {task}', 90)
+  axes.set_title(title, loc='left', fontsize=10, parse_math=False)
   axes.grid(alpha=0.25)
-  axes.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+  legend = axes.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+  # Set here, names are no formulas and may begin with an underscore.
+  for text, k in zip(legend.get_texts(), peaks, strict=True):
+    text.set_parse_math(False)
+    text.set_text(shorten(names[k], 32))
   save_png(figure, path)

@@ -21,6 +21,11 @@ from train_lib.state import OBJECTIVE, STATISTICS, PyTree
 # How a model is computed and not what: parameters are the same, and no layer is hidden in a loop.
 _PLAIN = {'scan_layers': False, 'remat': 'none'}
 
+_EXPECTED = (
+  'expected the folder of a run, or a file that `python -m tools.checkpoint --out` or `tools.export` '
+  'wrote.'
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -85,7 +90,7 @@ def load(path: str, *, as_trained: bool = False) -> Trained:
 
   Raises:
     CheckpointMismatchError: There is nothing there, it is damaged, it is a weight file that does not
-      describe its model, or the parameters are not those of the model it describes.
+      describe its model or name its classes, or the parameters are not those of the model it describes.
     ConfigError: Its config is of another version of this code.
   """
   arrays, meta = _read(path)
@@ -94,6 +99,7 @@ def load(path: str, *, as_trained: bool = False) -> Trained:
     config['trunk'] = {key: _PLAIN.get(key, value) for key, value in config['trunk'].items()}
     config['compute_dtype'] = 'float32'
   experiment = experiment_lib.parse(config)
+  _check_named(experiment, meta, path)
   class_names = {task: tuple(names) for task, names in meta['class_names'].items()}
   model = build_model(experiment, DataFacts({}, class_names, path))
   variables = variables_of(arrays)
@@ -106,7 +112,7 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Path -> array as `init_from.path` takes it, and `meta`."""
   if Path(path).is_dir():
     tree, meta = checkpoint.load_params(path)
-    return weight_files.flatten(tree), meta
+    return weight_files.flatten(tree), _complete(meta, path)
   if not Path(path).is_file():
     raise CheckpointMismatchError(
       f'{path}: there is no such file or folder; name the folder of a run, or a file that '
@@ -115,10 +121,28 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   arrays, stored = weight_files.read_arrays(path, '--checkpoint'), params_file.read_meta(path)
   if stored is None or 'config' not in stored:  # Imported weights may have class names alone.
     raise CheckpointMismatchError(
-      f'{path} has weights, but no config and no class names with them: expected the folder of a '
-      'run, or a file that `python -m tools.checkpoint --out` or `tools.export` wrote.'
+      f'{path} has weights, but no config and no class names with them: {_EXPECTED}'
     )
-  return arrays, stored
+  return arrays, _complete(stored, path)
+
+
+def _complete(meta: dict[str, Any], path: str) -> dict[str, Any]:
+  missing = [key for key in ('config', 'class_names', 'preprocessing') if key not in meta]
+  if missing:
+    raise CheckpointMismatchError(
+      f'{path} has weights, but no {" and no ".join(missing)} with them: {_EXPECTED}'
+    )
+  return meta
+
+
+def _check_named(experiment: Experiment, meta: Mapping[str, Any], path: str) -> None:
+  """Raises CheckpointMismatchError for tasks whose classes the checkpoint does not name."""
+  unnamed = sorted(task for task in experiment.tasks if not (meta['class_names'] or {}).get(task))
+  if unnamed:
+    raise CheckpointMismatchError(
+      f'{path} has no class names of {unnamed}, which its config has: expected the names of each task in '
+      'label order. Write the file again, with `python -m tools.checkpoint --out`, from the run.'
+    )
 
 
 def variables_of(arrays: Mapping[str, Any]) -> dict[str, PyTree]:

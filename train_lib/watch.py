@@ -1,5 +1,6 @@
 """What a model says of a stream, window after window of its newest frames."""
 
+import math
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 
 from datasets import windows
 from datasets.camera import Camera, NewestFrames
-from errors import ConfigError
+from errors import ConfigError, DataError
 from train_lib.predict import Predictor, Scores
 
 
@@ -49,10 +50,11 @@ def watch(
     rate: its frames per second.
     window: seconds of a window; 0: what a clip spans.
     hop: seconds from a window to the next, at least; 0: half a window.
-    seconds: when to end; 0: with the stream.
+    seconds: when to end, with or without new frames; 0: with the stream.
 
   Raises:
     ConfigError: As `window_frames`.
+    DataError: As `NewestFrames.window`, or there were not the frames of one window in time.
   """
   clip = predictor.clip(dataset)
   try:
@@ -63,14 +65,20 @@ def watch(
   # Compiles before the first frame is read.
   next(predictor.predict_clips(dataset, [np.zeros(clip.shape, np.uint8)], 1))
   begin = time.monotonic()
+  until = begin + seconds if seconds else math.inf
   with NewestFrames(camera, clip, rate, span, step) as frames:
-    while (found := frames.window()) is not None:
+    while (found := frames.window(until)) is not None:
       scores = next(predictor.predict_clips(dataset, [found.pixels], 1))
       now = time.monotonic()
       behind = frames.count - 1 - found.last
       yield Glance(scores, now - begin, now - found.taken, behind, frames.dropped)
-      if seconds and now - begin >= seconds:
+      if now >= until:
         return
+    if frames.count < span and time.monotonic() >= until:
+      raise DataError(
+        f'only {frames.count} frames came in {seconds:g} s, and a window has {span}: watch for longer, '
+        'or look whether the stream stands still.'
+      )
 
 
 def window_frames(

@@ -6,6 +6,7 @@ import io
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ _UNREADABLE = (
   KeyError,
   AttributeError,
   zipfile.BadZipFile,
+  zlib.error,
   safetensors.SafetensorError,
 )
 _CONVERT = """\
@@ -76,7 +78,7 @@ def read_arrays(path: str, given: str = 'init_from.path') -> Arrays:
     Name -> array; containers inside the file are joined to the names with `/`.
 
   Raises:
-    CheckpointMismatchError: The file is missing or cannot be read as its suffix says, torch is
+    CheckpointMismatchError: The file is missing or cannot be read, or not as its suffix says, torch is
       needed and not installed, or the file holds more than tensors.
   """
   where = f'{given}={path!r}'
@@ -85,11 +87,17 @@ def read_arrays(path: str, given: str = 'init_from.path') -> Arrays:
     raise CheckpointMismatchError(
       f'{where}: there is no such file; download the checkpoint or correct the path.'
     )
-  data = file.read_bytes()
+  try:
+    data = file.read_bytes()
+  except OSError as error:
+    raise CheckpointMismatchError(f'{where} cannot be read ({error.strerror}).') from error
   try:
     if file.suffix in TORCH_SUFFIXES:
       return _read_torch(data, path, where)
     if file.suffix == '.npz':
+      # np.load would take what is no archive for another kind of file.
+      if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise ValueError('it is no archive')
       with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return flatten({key: archive[key] for key in archive.files if not key.startswith('__')})
     if file.suffix == '.safetensors':

@@ -6,16 +6,21 @@ The list is `zoo/models.toml`. Of every figure it says who states it; what no pu
 import dataclasses
 import difflib
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets import annotations
-from errors import ConfigError
+from errors import ConfigError, DataError
 from train_lib import configuration
 
 LIST = Path(__file__).parents[1] / 'zoo' / 'models.toml'
 """The list that comes with the code."""
+_TOLERANCE = 1e-4  # Of stored logits that do not say their own.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,21 @@ class Entry:
   notes: str = ''
 
 
+@dataclasses.dataclass(frozen=True)
+class Golden:
+  """What a publisher's code computes.
+
+  Attributes:
+    input: uint8 or normalised float32 [B, T, H, W, 3].
+    logits: float32 [B, K] of it.
+    tolerance: how far another logit may be off.
+  """
+
+  input: np.ndarray
+  logits: np.ndarray
+  tolerance: float
+
+
 class Zoo:
   """A list of published checkpoints and the files that belong to it.
 
@@ -124,14 +144,19 @@ class Zoo:
     """
     try:
       content = tomllib.loads(file.read_text(encoding='utf-8'))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
       raise ConfigError(f'{file} cannot be read: {error}') from error
     self._folder = file.parent
     self.entries: dict[str, Entry] = {}
-    for number, model in enumerate(content.get('model', []), 1):
+    models, families = content.get('model', []), {'': {}, **content.get('family', {})}
+    if not isinstance(models, list):
+      raise ConfigError(f'{file.name}: expected [[model]], which begins each model, got [model].')
+    for number, model in enumerate(models, 1):
       where = f'{file.name}: model {model.get("name", number)}'
-      family = content.get('family', {}).get(model.pop('family', ''), {})
-      entry = configuration.parse(Entry, _merged(family, model), where)
+      family = model.pop('family', '')
+      if family not in families:
+        raise ConfigError(f'{where}: there is no [family.{family}]; known: {sorted(families)[1:]}.')
+      entry = configuration.parse(Entry, _merged(families[family], model), where)
       if entry.name in self.entries:
         raise ConfigError(f'{where} is listed twice.')
       self.entries[entry.name] = entry
@@ -170,6 +195,30 @@ class Zoo:
     if not file.is_file():
       raise ConfigError(f'{entry.name}: golden={entry.golden!r}, but there is no {file}.')
     return file
+
+
+def read_golden(file: Path, shape: tuple[int, ...]) -> Golden:
+  """Reads stored clips and their logits.
+
+  Args:
+    file: `.npz` with `input`, `logits` and, unless it is 1e-4, `tolerance`.
+    shape: (T, H, W, 3) of the clips that the model takes.
+
+  Raises:
+    DataError: It cannot be read, lacks an array, or one has another shape.
+  """
+  try:
+    with np.load(file) as stored:
+      arrays = {name: stored[name] for name in stored.files}
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    raise DataError(f'{file} cannot be read ({error}); expected an .npz.') from error
+  found = {name: array.shape for name, array in arrays.items()}
+  clips = found.get('input', ())
+  if clips[1:] != shape or found.get('logits', ())[:1] != clips[:1]:
+    raise DataError(
+      f'{file}: expected input [B, {", ".join(map(str, shape))}] and logits [B, K], got {found}.'
+    )
+  return Golden(arrays['input'], arrays['logits'], float(arrays.get('tolerance', _TOLERANCE)))
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,11 +34,10 @@ from train_lib.pretrained_report import LoadReport
 from train_lib.program import Program, build_model, build_program
 from train_lib.state import STATISTICS, PyTree
 from train_lib.trained import Trained
-from train_lib.zoo import Entry, Zoo
+from train_lib.zoo import Entry, Zoo, read_golden
 
 OK, FAILED, SKIPPED, NOT_RUN = 'ok', 'FAILED', 'skipped', 'not run'
 _ERRORS = 2.0  # Standard errors of the accuracy on so many videos.
-_TOLERANCE = 1e-4  # Of stored logits that do not say their own.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +133,7 @@ class _Steps:
     self.golden = zoo.golden_file(entry)
     self.names = zoo.class_names(entry)
     self.arrays: weight_files.Arrays = {}
+    self.own_names: Mapping[str, Sequence[str]] = {}  # Those in the file, of its heads.
     self.filled: dict[str, PyTree] = {}
     self.task, self.dataset = _classifier(experiment)
 
@@ -152,9 +152,17 @@ class _Steps:
   @functools.cached_property
   def program(self) -> Program:
     """The config's program, with the entry's number of classes."""
-    names = {task: self.names or _nominal(self.experiment, task) for task in self.experiment.tasks}
+    names = {task: self._class_names(task) for task in self.experiment.tasks}
     facts = DataFacts(dict.fromkeys(self.experiment.datasets, 10**6), names, self.entry.name)
     return build_program(self.experiment, facts, make_mesh(self.experiment.mesh))
+
+  def _class_names(self, task: str) -> tuple[str, ...]:
+    """The publisher's, else those in the file, else as many as the benchmark has."""
+    if self.names:
+      return self.names
+    nominal = _nominal(self.experiment, task)
+    own = tuple(self.own_names.get(task, self.own_names.get('', ())))
+    return own if len(own) == len(nominal) else nominal
 
   @functools.cached_property
   def split(self) -> VideoDataset:
@@ -165,9 +173,12 @@ class _Steps:
 
   def check_file(self) -> str:
     file = Path(self.weights)
-    if not file.is_file():
-      raise CheckpointMismatchError(f'{file}: there is no such file. Published at {self.entry.url}')
-    digest = _sha256(file)
+    try:
+      digest = _sha256(file)
+    except OSError as error:
+      raise CheckpointMismatchError(
+        f'{file} cannot be read ({error.strerror}); expected the file of {self.entry.url}'
+      ) from error
     as_published = file.suffix == Path(self.entry.url).suffix
     if self.entry.sha256 and as_published and digest != self.entry.sha256:
       raise CheckpointMismatchError(
@@ -175,6 +186,7 @@ class _Steps:
         f'short. Download it again: {self.entry.url}'
       )
     self.arrays = weight_files.read_arrays(self.weights, '--weights')
+    self.own_names = (params_file.read_meta(self.weights) or {}).get('class_names') or {}
     compared = (
       'as published' if self.entry.sha256 and as_published else 'nothing to compare it with'
     )
@@ -251,18 +263,21 @@ class _Steps:
       raise _SkippedError('no stored logits')
     if not self._trained():
       raise _SkippedError('the head is new')
-    with np.load(self.golden) as stored:
-      inputs, expected = stored['input'], stored['logits']
-      tolerance = float(stored['tolerance']) if 'tolerance' in stored.files else _TOLERANCE
-    logits = self._logits(inputs)
-    worst = float(np.abs(logits - expected).max())
-    if not worst <= tolerance:
-      raise CheckpointMismatchError(
-        f'{self.golden.name}: logits differ by up to {worst:.3g}, at most {tolerance:.3g} is allowed. '
-        "The weights are in place, so a setting that no file tells is wrong: the trunk's gelu, "
-        'layer_norm_epsilon or num_heads.'
+    clip = self.experiment.datasets[self.dataset].clip
+    golden = read_golden(self.golden, (clip.frames, clip.crop, clip.crop, 3))
+    logits = self._logits(golden.input)
+    if logits.shape != golden.logits.shape:
+      raise DataError(
+        f'{self.golden}: logits {golden.logits.shape}, but the model gives {logits.shape}.'
       )
-    return f'{len(expected)} stored clips agree to {worst:.2g}, {tolerance:.2g} is allowed'
+    worst = float(np.abs(logits - golden.logits).max())
+    if not worst <= golden.tolerance:
+      raise CheckpointMismatchError(
+        f'{self.golden.name}: logits differ by up to {worst:.3g}, at most {golden.tolerance:.3g} is '
+        "allowed. The weights are in place, so a setting that no file tells is wrong: the trunk's "
+        'gelu, layer_norm_epsilon or num_heads.'
+      )
+    return f'{len(logits)} stored clips agree to {worst:.2g}, {golden.tolerance:.2g} is allowed'
 
   def _logits(self, inputs: np.ndarray) -> np.ndarray:
     """float32 [B, K] of the first task."""
@@ -309,19 +324,22 @@ class _Steps:
     if not self._trained():
       raise _SkippedError('the head is new')
     wanted = tuple(self.split.class_names(self.task))
-    meta = params_file.read_meta(self.weights) or {}
-    if stored := meta.get('class_names'):
-      self.arrays, rows = label_map.map_heads(
-        self.arrays, stored, {self.task: wanted}, [], self.weights
-      )
-      self._fill()
-      return str(rows[0])
     count = self.program.facts.num_classes(self.task)
     if len(wanted) != count:
       raise DataError(f'{self.data_dir} has {len(wanted)} classes, the checkpoint {count}.')
+    if self.own_names:
+      self.arrays, rows = label_map.map_heads(
+        self.arrays, self.own_names, {self.task: wanted}, [], self.weights
+      )
+      if self.names:  # Rows that were named wrongly would be found by the wrong names.
+        label_order(
+          self.names, self.own_names[rows[0].source], self.weights, f'zoo/{self.entry.classes}'
+        )
+      self._fill()
+      return str(rows[0])
     if not self.names:
       return f'{count} classes in both; the publisher does not state their order'
-    label_order(self.names, wanted, self.data_dir)
+    label_order(self.names, wanted, self.data_dir, f'zoo/{self.entry.classes}')
     return f'{count} classes in the same order ({self.entry.classes_source})'
 
   def check_accuracy(self) -> str:
@@ -336,17 +354,29 @@ class _Steps:
     )
     variables = jax.device_put(self.filled, shardings)
     result = evaluation.evaluate(self.program, variables, self.dataset, self.split)
-    top1 = 100 * result.metrics[f'top1/{self.task}']
-    return judge(
-      top1, result.examples, figure.top1, figure.tolerance, figure.videos, len(self.names)
-    )
+    if (metric := f'top1/{self.task}') not in result.metrics:
+      raise ConfigError(f'{metric} is not measured: the config has another kind of task.')
+    top1, classes = 100 * result.metrics[metric], self.program.facts.num_classes(self.task)
+    return judge(top1, result.examples, figure.top1, figure.tolerance, figure.videos, classes)
 
   def _trained(self) -> bool:
     return bool(self.entry.dataset) and self.entry.init_from.get('load_head', True)
 
 
-def label_order(published: Sequence[str], wanted: Sequence[str], where: str) -> None:
-  """Raises DataError unless data has the published classes in the published order."""
+def label_order(
+  published: Sequence[str], wanted: Sequence[str], where: str, file: str = 'FILE'
+) -> None:
+  """Checks an order of classes.
+
+  Args:
+    published: in the published order.
+    wanted: as many, of the data or stored with the weights.
+    where: these are from.
+    file: that has the published order, for messages.
+
+  Raises:
+    DataError: They are others, or in another order.
+  """
   plain = [normalise_class_name(name) for name in published]
   own = [normalise_class_name(name) for name in wanted]
   if plain == own:
@@ -354,8 +384,8 @@ def label_order(published: Sequence[str], wanted: Sequence[str], where: str) -> 
   first = next(i for i, (a, b) in enumerate(zip(plain, own)) if a != b)
   common = len(set(plain) & set(own))
   advice = (
-    'The names are the same in another order: import the weights with --class_names, so that rows are '
-    'found by name (docs/pretrained.md).'
+    f'The names are the same in another order: import the weights with --class_names={file}, so that '
+    'rows are found by name (docs/pretrained.md).'
     if common == len(plain)
     else 'It is another set of classes.'
   )
@@ -389,10 +419,10 @@ def judge(
   )
   if abs(top1 - published) <= band:
     return text
-  if classes and top1 <= 2 * 100 / classes:
-    advice = 'That is chance: the order of the labels is the first suspect.'
-  elif top1 > published:
+  if top1 > published:
     advice = 'Better than published: are training videos among these?'
+  elif classes and top1 <= 2 * 100 / classes:
+    advice = 'That is chance: the order of the labels is the first suspect.'
   else:
     advice = (
       'Weights, preprocessing and logits are in order, so look at the videos: size, frame rate.'

@@ -55,9 +55,20 @@ def _released(model: Trained, task: str) -> Arrays:
   return layouts.of_one_head(model, task)
 
 
-def _image_model(model: Trained, task: str) -> Arrays:
+def _clip(model: Trained, task: str) -> Arrays:
   """The trunk of a model that looks at each frame alone, as a CLIP; it has no classifier."""
   layouts.refuse('clip', "CLIP's image tower", _misfits(model, _CLIP, task))
+  return _image_model(model)
+
+
+def _hugging_face_clip(model: Trained, task: str) -> Arrays:
+  """The same, of a model whose videos are prepared as `CLIPImageProcessor` does."""
+  misfits = _misfits(model, _CLIP, task) + layouts.cropping_misfits(model, task)
+  layouts.refuse('hf_clip', "Hugging Face's CLIPVisionModel", misfits)
+  return _image_model(model)
+
+
+def _image_model(model: Trained) -> Arrays:
   trunk = {k: v for k, v in model.arrays().items() if not k.startswith('heads_')}
   canonical = rename(trunk, _TO_CLIP)
   return {**canonical, 'embedding/kernel': canonical['embedding/kernel'][0]}  # Of one frame.
@@ -90,11 +101,9 @@ RELEASED = Layout(
     arrays, model.model.trunk.num_heads, model.model.trunk.global_num_heads
   ),
 )
-CLIP = Layout(
-  _image_model, to_clip, lambda arrays, model: from_clip(arrays, model.model.trunk.num_heads)
-)
+CLIP = Layout(_clip, to_clip, lambda arrays, model: from_clip(arrays, model.model.trunk.num_heads))
 HUGGING_FACE_CLIP = Layout(
-  _image_model,
+  _hugging_face_clip,
   to_hugging_face_clip,
   lambda arrays, model: from_hugging_face_clip(arrays, model.model.trunk.num_heads),
   _clip_settings,

@@ -21,12 +21,11 @@ def _canonical(model: Trained, task: str) -> Arrays:
   """The arrays of a model that the class can hold."""
   trunk = model.model.trunk
   if isinstance(trunk, ViViT):
-    fit = layouts.clip_of(model, task).fit
     misfits = [
       *layouts.settings_misfits(trunk, _SETTINGS),
       *layouts.position_misfits(model, task),
       *layouts.head_misfits(model, task),
-      *([] if fit == 'crop' else [f"clip.fit={fit!r} (expected 'crop')"]),
+      *layouts.cropping_misfits(model, task),
     ]
   else:
     misfits = [f'its trunk is {type(trunk).__name__} (expected ViViT)']

@@ -1,7 +1,9 @@
 """A stream's windows are of its newest frames; the others are dropped, not queued."""
 
 import threading
+import time
 
+import cv2
 import numpy as np
 import pytest
 
@@ -76,7 +78,47 @@ def test_the_end_of_a_stream():
     assert (frames.count, frames.dropped) == (3, 0)
 
 
+class BrokenCamera(FakeCamera):
+  """Fails after its frames."""
+
+  def read(self):
+    there, frame = super().read()
+    if not there:
+      raise cv2.error('the cable is out')
+    return there, frame
+
+
+def test_a_camera_that_fails_is_told_and_not_waited_for():
+  fake = BrokenCamera(3)
+  fake.allow(4)
+  frames = NewestFrames(fake, CLIP, 30.0, 7, 3)
+  with frames, pytest.raises(DataError, match=r'^frame 3 cannot be read: the cable is out\.$'):
+    frames.window()
+  assert fake.released
+
+
+def test_a_stream_without_a_frame():
+  fake = FakeCamera(0)
+  fake.allow(1)
+  frames = NewestFrames(fake, CLIP, 30.0, 7, 3)
+  with frames, pytest.raises(DataError, match='it ended without a frame'):
+    frames.window()
+
+
+def test_a_stream_that_stands_still_is_waited_for_until_a_time(monkeypatch):
+  monkeypatch.setattr(camera, '_LONGEST_READ', 0.01)
+  fake = FakeCamera(9)
+  fake.allow(6)
+  with NewestFrames(fake, CLIP, 30.0, 7, 3) as frames:
+    wait_for(frames, 6)
+    assert frames.window(time.monotonic()) is None
+  assert not fake.released  # It is still reading.
+  fake.allow(4)
+
+
 def test_names_of_streams():
+  assert [camera.is_live(name) for name in ('rtsps://host/cam', 'srt://host:9000')] == [True] * 2
+  assert not camera.is_live('file:///a.mp4')
   live = ('0', '12', 'rtsp://10.0.0.7/cam', 'HTTP://host/a.mp4')
   assert [camera.is_live(name) for name in live] == [True] * 4
   assert [camera.is_live(name) for name in ('a.mp4', '0.mp4', 'folder', './0')] == [False] * 4
@@ -85,6 +127,8 @@ def test_names_of_streams():
 def test_a_webcam_that_is_not_there():
   with pytest.raises(DataError, match=r'^97: there is no such webcam, .*`ls /dev/video\*`'):
     camera.open_camera('97')
+  with pytest.raises(DataError, match=r'^99999999999: there is no such webcam'):
+    camera.open_camera('99999999999')
   with pytest.raises(DataError, match=r'^http://127\.0\.0\.1:9/no: there is no such stream'):
     camera.open_camera('http://127.0.0.1:9/no')
 

@@ -1,5 +1,7 @@
 """A UniFormerV2 is written by the released names, or CLIP's, or refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,20 @@ def test_without_blocks_for_video_it_is_a_clip(image_model, tmp_path):
     'gelu',
     16,
   )
+
+
+def test_videos_that_are_padded_have_no_processor_there(image_model, tmp_path):
+  shown = dict(image_model.shown)
+  clip = dataclasses.replace(shown['demo'].clip, fit='pad')
+  shown['demo'] = dataclasses.replace(shown['demo'], clip=clip)
+  model = dataclasses.replace(image_model, shown=shown)
+  with pytest.raises(
+    ExportError, match=r"^--layout=hf_clip: .*clip\.fit='pad' \(expected 'crop'\)"
+  ):
+    original_layouts.write(tmp_path / 'x', layouts.HUGGING_FACE_CLIP, model, 'motion')
+  file = tmp_path / 'clip.safetensors'
+  original_layouts.write(file, layouts.CLIP, model, 'motion')  # It has no settings.
+  assert [path.name for path in tmp_path.iterdir()] == ['clip.safetensors']
 
 
 def test_settings_that_no_array_shows_are_refused(image_model, tmp_path):

@@ -79,3 +79,15 @@ def test_arguments_that_may_be_missing():
     'The argument A is missing. See --help.',
     "Unexpected argument 'z': every option is --name=value. See --help.",
   ]
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [('', 'Interrupted.'), ("interrupted='It ends.'", 'Interrupted. It ends.')],
+)
+def test_an_interrupted_command_says_what_becomes_of_its_work(settings, message):
+  script = f'from tools import command\ndef main():\n  raise KeyboardInterrupt\ncommand.run(main, {settings})'
+  done = subprocess.run(
+    [sys.executable, '-c', script], cwd=ROOT, check=False, capture_output=True, text=True
+  )
+  assert (done.returncode, done.stderr) == (130, f'\n{message}\n')

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from configs.vivit import demo
 from errors import CheckpointMismatchError, ConfigError, ExportError
@@ -117,6 +118,18 @@ def test_the_weights_beside_it_are_a_checkpoint(stablehlo, model):
   jax.tree.map(np.testing.assert_array_equal, there.variables, here.variables)
 
 
+def test_a_disk_that_is_full_for_tensorflow(model, monkeypatch, tmp_path):
+  def full(*args, **kwargs):
+    raise tf.errors.ResourceExhaustedError(
+      None, None, 'part-0; No space left on device [Op:SaveV2]'
+    )
+
+  monkeypatch.setattr(tf.saved_model, 'save', full)
+  with pytest.raises(ConfigError, match=r'out cannot be written: part-0; No space left on device'):
+    tool.export_model(model, 'saved_model', str(tmp_path / 'out'), batch_size=1)
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_saved_model(model, answers, tmp_path):
   video, logits = answers
   tool.export_model(model, 'saved_model', str(tmp_path / 'out'))
@@ -143,8 +156,8 @@ def test_what_differs_is_not_kept(model, monkeypatch, tmp_path):
     call = exporting_load(folder)
 
     def wrong(*inputs):
-      logits = call(*inputs)['motion']['logits'] + 1e-3
-      return {'motion': {'logits': logits, 'probabilities': logits}}
+      found = call(*inputs)['motion']
+      return {'motion': {**found, 'logits': found['logits'] + 1e-3}}
 
     return wrong
 
@@ -153,7 +166,7 @@ def test_what_differs_is_not_kept(model, monkeypatch, tmp_path):
   with pytest.raises(
     ExportError, match=r'model\.stablehlo does not compute what .* differ by 0\.00'
   ):
-    tool.export_model(model, 'stablehlo', str(tmp_path / 'out'), batch_size=1)
+    tool.export_model(model, 'stablehlo', str(tmp_path / 'new' / 'out'), batch_size=1)
   assert list(tmp_path.iterdir()) == []
 
 
@@ -186,9 +199,24 @@ def test_nothing_is_replaced(model, tmp_path):
     tool.export_model(model, 'safetensors', str(tmp_path))
   with pytest.raises(ConfigError, match='is there and not an empty folder'):
     tool.export_model(model, 'safetensors', str(tmp_path / 'mine'))
-  with pytest.raises(ConfigError, match=r'out cannot be written: '):
+  with pytest.raises(ConfigError, match=r'out cannot be made: .*mine is a file'):
     tool.export_model(model, 'safetensors', str(tmp_path / 'mine' / 'out'))
+  with pytest.raises(ConfigError, match=r'xx cannot be made: File name too long'):
+    tool.export_model(model, 'safetensors', str(tmp_path / ('x' * 300)))
   assert [path.name for path in tmp_path.iterdir()] == ['mine']
+
+
+def test_where_we_are_behind_a_link(model, tmp_path, monkeypatch):
+  (tmp_path / 'real').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'real')
+  monkeypatch.chdir(tmp_path / 'link')
+  with pytest.raises(ExportError, match='--layout=clip'):
+    tool.export_model(model, 'safetensors', '.', layout='clip')
+  assert list((tmp_path / 'real').iterdir()) == []
+  tool.export_model(model, 'safetensors', '.', layout='hf_vivit')
+  found = {path.name for path in (tmp_path / 'real').iterdir()}
+  assert found == {'config.json', 'export.json', 'model.safetensors', 'preprocessor_config.json'}
+  assert (tmp_path / 'link').is_symlink()
 
 
 def test_hugging_face_gets_its_settings(model, tmp_path):
@@ -241,3 +269,12 @@ def test_weights_that_describe_no_model(tmp_path):
     with pytest.raises(CheckpointMismatchError, match='has weights, but no config'):
       tool.export_model(str(tmp_path / name), 'safetensors', str(tmp_path / 'out'))
   assert not Path(tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('names', [None, {}])
+def test_a_checkpoint_without_class_names(model, names, tmp_path):
+  found = trained.load(model)
+  meta = {**found.meta, 'class_names': names}
+  params_file.write_arrays(tmp_path / 'a.npz', found.arrays(), meta)
+  with pytest.raises(CheckpointMismatchError, match=r"a\.npz has no class names of \['motion'\]"):
+    tool.export_model(str(tmp_path / 'a.npz'), 'safetensors', str(tmp_path / 'out'))

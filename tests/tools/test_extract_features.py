@@ -11,11 +11,13 @@ from configs.vivit import demo
 from datasets import clips, windows
 from datasets.one_video import OneVideo
 from errors import ConfigError, DataError
+from tests.datasets.test_clips import Ramps
 from tests.datasets.videos import write_video
 from tests.train_lib.models_on_disk import write_model
 from tools.extract_features import extract_features
-from train_lib import explain, trained
+from train_lib import explain, params_file, trained
 from train_lib.extract import Settings
+from train_lib.feature_files import of_dataset
 
 HOP = Settings(hop=0.5, batch_size=2)
 
@@ -147,6 +149,73 @@ def test_other_settings_want_another_folder(model, folder, tmp_path):
     extract_features(model[0], out, HOP, videos=videos)
 
 
+def test_another_video_of_one_name_does_not_pass_for_the_first(model, folder, tmp_path):
+  out, first, second = tmp_path / 'out', folder / 'a.mp4', folder / 'more' / 'a.mp4'
+  extract_features(model[0], str(out), HOP, videos=[str(first)])
+  before = load(out / 'a.mp4.npz')['features']
+  with pytest.raises(DataError, match=r'of another video of this name \(.*frames: 12 there, 9 now'):
+    extract_features(model[0], str(out), HOP, videos=[str(second)])
+  assert (load(out / 'a.mp4.npz')['features'] == before).all()
+  (folder / 'b.mp4').write_bytes(first.read_bytes())
+  first.write_bytes(first.read_bytes() + b'more')
+  with pytest.raises(DataError, match=r'1 of 2 inputs .*\n.*bytes: \d+ there, \d+ now'):
+    extract_features(model[0], str(out), HOP, videos=[str(first), str(folder / 'b.mp4')])
+  assert sorted(path.name for path in out.iterdir()) == ['a.mp4.npz', 'b.mp4.npz', 'manifest.json']
+
+
+def test_a_file_says_of_what_it_is(model, folder, tmp_path):
+  extract_features(model[0], str(tmp_path / 'out'), HOP, videos=[str(folder / 'a.mp4')])
+  meta = params_file.read_meta(str(tmp_path / 'out' / 'a.mp4.npz'))
+  size = (folder / 'a.mp4').stat().st_size
+  assert meta.pop('video') == {
+    'id': 'a.mp4', 'split': '', 'frames': 12, 'frame_rate': 10.0, 'bytes': size,
+  }  # fmt: skip
+  manifest = json.loads((tmp_path / 'out' / 'manifest.json').read_text())
+  del manifest['videos']
+  assert meta == manifest
+
+
+def test_two_that_write_to_one_folder_both_stand_in_its_manifest(
+  model, folder, tmp_path, monkeypatch
+):
+  out, videos = tmp_path / 'out', [str(folder / 'a.mp4')]
+  original = windows.cut_views
+
+  def other_first(*arguments):
+    monkeypatch.setattr(windows, 'cut_views', original)
+    (folder / 'b.mp4').write_bytes((folder / 'a.mp4').read_bytes())
+    extract_features(model[0], str(out), HOP, videos=[str(folder / 'b.mp4')])
+    return original(*arguments)
+
+  monkeypatch.setattr(windows, 'cut_views', other_first)
+  assert extract_features(model[0], str(out), HOP, videos=videos).names == ['a.mp4', 'b.mp4']
+  manifest = json.loads((out / 'manifest.json').read_text())
+  assert list(manifest['videos']) == ['a.mp4', 'b.mp4']
+
+
+def test_a_path_that_is_not_there_does_not_stop_the_others(model, folder, tmp_path):
+  missing = str(folder / 'nothing.mp4')
+  with pytest.raises(DataError, match=r'1 of 2 inputs could not be used:\n.*nothing\.mp4: no such'):
+    extract_features(model[0], str(tmp_path / 'out'), HOP, videos=[missing, str(folder / 'a.mp4')])
+  assert (tmp_path / 'out' / 'a.mp4.npz').exists()
+  with pytest.raises(DataError, match=r'2 of 2 inputs'):
+    extract_features(model[0], str(tmp_path / 'none'), HOP, videos=[missing, missing + '2'])
+  assert not (tmp_path / 'none').exists()
+
+
+def test_ids_that_look_like_rows_keep_their_names():
+  class Ids(Ramps):
+    def __init__(self, *ids):
+      super().__init__(*[9] * len(ids))
+      self.ids = ids
+
+    def key(self, row):
+      return self.ids[row]
+
+  found = [video.name for video in of_dataset(Ids('x', 'x', 'x_1', 'a/b', 'a_b', '..'))]
+  assert found == ['x~0', 'x~1', 'x_1', 'a_b~3', 'a_b~4', '~5']
+
+
 def test_videos_of_a_dataset(model, demo_data_dir, tmp_path):
   found = extract_features(model[0], str(tmp_path / 'out'), Settings(), data=str(demo_data_dir))
   assert len(found.names) == 16
@@ -167,4 +236,6 @@ def test_mistakes_are_named(model, folder, tmp_path):
   for wrong in ({'views': 2}, {'hop': -1.0}, {'views': 3, 'layer': 'tokens'}, {'batch_size': 0}):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
       Settings(**wrong)
+  with pytest.raises(ConfigError, match=r'--out=.*a\.mp4 cannot be made: File exists'):
+    extract_features(model[0], video, HOP, videos=[video])
   assert not (tmp_path / 'out').exists()

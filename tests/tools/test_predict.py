@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.datasets.videos import picture, write_audio, write_video
 from tests.train_lib.models_on_disk import write_model
 from tools import predict as tool
 from tools.predict import Options
-from train_lib import trained
+from train_lib import params_file, timeline, trained
 from train_lib.predict import Predictor
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +138,44 @@ def test_a_timeline(made, tmp_path, capsys):
   assert video_lib.probe(tmp_path / 'long.mp4').num_frames == 30
 
 
+def test_windows_of_frames_at_uneven_times(made, tmp_path):
+  times = [n / 10 if n < 10 else 1 + (n - 10) / 5 for n in range(20)]
+  path = write_video(tmp_path / 'v.mp4', 20, times=times)
+  predictor = Predictor(trained.load(str(made / 'model.npz'), as_trained=True))
+  found = timeline.make_timeline(predictor, 'demo', path, hop=0.4)
+  rate = (20 - 1) / times[-1]
+  span = 1 + (3 * 2)
+  firsts = [*range(0, 20 - span, round(0.4 * rate)), 20 - span]
+  np.testing.assert_allclose(found.starts, [times[n] for n in firsts], atol=1e-4)
+  ends = [times[n + span - 1] + 1 / rate for n in firsts]
+  np.testing.assert_allclose(found.ends, ends, atol=1e-4)
+
+
+def test_a_picture_of_classes_with_odd_names(tmp_path, monkeypatch):
+  names, save = [], timeline.save_png
+
+  def note(figure, path):
+    names.extend(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    save(figure, path)
+
+  monkeypatch.setattr(timeline, 'save_png', note)
+  found = timeline.Timeline(np.zeros(1), np.ones(1), {'t': np.eye(1, 3)})
+  odd = ('_a', r'$\x$', 'b')
+  timeline.timeline_png(tmp_path / 'x.png', found, 't', odd, r'$\y$')
+  assert names == list(odd)
+  assert (tmp_path / 'x.png').exists()
+
+
+@pytest.mark.parametrize('settings', [{}, {'json': True}, {'timeline': True}])
+def test_a_model_that_gives_nan(made, tmp_path, settings, capsys):
+  loaded = trained.load(str(made / 'model.npz'))
+  arrays = {k: x * np.nan if k.startswith('heads_') else x for k, x in loaded.arrays().items()}
+  params_file.write(tmp_path / 'nan.npz', arrays, loaded.meta)
+  with pytest.raises(DataError, match=r"a\.mp4: the model's probabilities of motion are NaN"):
+    tool.predict(Options(str(tmp_path / 'nan.npz'), **settings), [str(made / 'a.mp4')])
+  assert capsys.readouterr().out == ''
+
+
 def test_bad_videos_are_listed_and_the_others_predicted(made, tmp_path, capsys):
   write_audio(tmp_path / 'sound.mp4')
   (tmp_path / 'empty.mp4').touch()
@@ -176,6 +215,32 @@ def test_bad_videos_are_listed_and_the_others_predicted(made, tmp_path, capsys):
     (['a.mp4'], {'boxes': 'b.csv'}, ConfigError, 'classify clips, not boxes'),
     (['a.mp4'], {'out': 'a.mp4/x'}, ConfigError, r'--out=a\.mp4/x cannot be made'),
     (['a.mp4'], {'timeline': True, 'window': 2.0}, ConfigError, '--window=2: .* spans, 0.70 s'),
+    (['a.mp4', ''], {}, ConfigError, r"got \['a.mp4', ''\]"),
+    (
+      ['a.mp4'],
+      {'timeline': True, 'hop': float('nan')},
+      ConfigError,
+      '--hop=nan: expected seconds',
+    ),
+    (['0'], {'seconds': float('inf')}, ConfigError, '--seconds=inf: expected seconds'),
+    (
+      ['a.mp4'],
+      {'timeline': True, 'views': '4x3'},
+      ConfigError,
+      'for whole videos, not for --timeline',
+    ),
+    (
+      ['a.mp4'],
+      {'timeline': True, 'boxes': 'b.csv'},
+      ConfigError,
+      '--timeline is .* not for --boxes',
+    ),
+    (['a.mp4'], {'hop': 1.0}, ConfigError, '--hop=1.0 is for --timeline or a stream'),
+    (['a.mp4'], {'seconds': 1.0}, ConfigError, '--seconds=1.0 is for a stream'),
+    (['0'], {'batch_size': 2}, ConfigError, 'for whole videos or --boxes, not for a stream'),
+    (['a.mp4'], {'threshold': 0.1}, ConfigError, '--threshold=0.1 is for --boxes'),
+    (['a.mp4'], {'out': '.'}, ConfigError, r'--out=\. is in the folder of a\.mp4'),
+    (['.'], {'out': 'x/y'}, ConfigError, r'--out=x/y is in the folder of \.: '),
   ],
 )
 def test_mistakes_are_named(made, monkeypatch, named, settings, error, message):
@@ -197,6 +262,35 @@ def test_a_stream_is_watched_to_its_end(made, monkeypatch, capsys):
     assert one['dropped'] <= 30 - 7
   tool.predict(options(made), [str(made / 'long.mp4')])
   assert 'lag ' in capsys.readouterr().out
+
+
+def test_a_stream_that_stands_still_ends_in_time(made, monkeypatch):
+  class Still:
+    released = False
+
+    def read(self):
+      still.wait()
+      return False, None
+
+    def release(self):
+      self.released = True
+
+  still, source = threading.Event(), Still()
+  monkeypatch.setattr(camera, 'open_camera', lambda name: (source, 10.0))
+  monkeypatch.setattr(camera, '_LONGEST_READ', 0.01)
+  try:
+    with pytest.raises(DataError, match=r'^7: only 0 frames came in 0\.1 s, and a window has 7'):
+      tool.predict(options(made, seconds=0.1), ['7'])
+  finally:
+    still.set()
+
+
+def test_a_name_that_is_no_text(made, tmp_path, capsys):
+  path = os.fsdecode(os.fsencode(tmp_path / 'x') + b'\xff.mp4')
+  os.symlink(made / 'a.mp4', path)
+  tool.predict(options(made, json=True, out=str(tmp_path / 'out')), [path])
+  assert json.loads(capsys.readouterr().out)['video'] == path
+  assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['x?.json', 'x?.mp4']
 
 
 def test_the_command(made):

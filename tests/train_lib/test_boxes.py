@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import make_actors_config
 
 from errors import ConfigError, DataError
+from tests.train_lib.conftest import make_actors_config
 from train_lib import data, evaluation, run
 from train_lib import experiment as experiment_lib
 

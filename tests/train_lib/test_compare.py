@@ -202,6 +202,68 @@ def test_files_of_an_earlier_version_are_named(tmp_path):
     compare(write(tmp_path / 'a', old), write(tmp_path / 'b', B))
 
 
+@pytest.mark.parametrize(
+  'change',
+  [{'rank': 'first'}, {'rank': None}, {'top5': []}, {'top5': [{'class': 1}]}, {'name': ['jump']}],
+)
+def test_files_that_were_changed_are_named(tmp_path, change):
+  changed = {**A, 'v2': {**A['v2'], **change}}
+  with pytest.raises(DataError, match=r"a/predictions\.jsonl: 'v2' lacks one of .*--mode=eval"):
+    compare(write(tmp_path / 'a', changed), write(tmp_path / 'b', B))
+
+
+def test_average_precision_is_of_the_same_labels_or_refused(tmp_path):
+  def precisions(**fields):
+    entry = {'name': 'jump', 'annotated': 3, 'ap': 0.5, **fields}
+    return {'detected_boxes': {'classes': [entry]}}
+
+  boxes = {'v1': [{'box': [0, 0, 1, 1], 'top5': []}]}
+  a = write(tmp_path / 'a', boxes, ava_act=precisions())
+  b = write(tmp_path / 'b', boxes, ava_act=precisions(annotated=4))
+  with pytest.raises(DataError, match="different labels: of 'jump' there are 3 in A and 4"):
+    compare(a, b)
+  for name, wrong in {'c': precisions(ap='high'), 'd': {'classes': [{'name': 'jump'}]}}.items():
+    with pytest.raises(DataError, match=rf'{name}/ava_act\.json: expected "classes" with name'):
+      compare(a, write(tmp_path / name, boxes, ava_act=wrong))
+
+
+def test_a_mean_against_most_classes_is_told(tmp_path):
+  def precisions(*values):
+    classes = [{'name': f'c{i}', 'annotated': 3, 'ap': ap} for i, ap in enumerate(values)]
+    return {'detected_boxes': {'classes': classes}}
+
+  boxes = {'v1': [{'box': [0, 0, 1, 1], 'top5': []}]}
+  a = write(tmp_path / 'a', boxes, ava_act=precisions(0.0, *[0.5] * 9))
+  b = write(tmp_path / 'b', boxes, ava_act=precisions(1.0, *[0.45] * 9))
+  found = compare(a, b)
+  assert compare_report.verdict(found) == (
+    'B has the higher mAP by +5.5 points, but the other is better in more classes: A in 9, B in 1 '
+    '(p = 0.021).'
+  )
+  assert 'over 10 classes: 9 better in A, 1 in B' in compare_report.report(found)
+  assert compare_report.as_json(found)['scores']['mAP']['better_a'] == 9
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+  names = {'jump': r'$\frac jump $5', 'run': r'run $\over$'}
+
+  def renamed(line):
+    top = [{**x, 'name': names.get(x['name'], x['name'])} for x in line['top5']]
+    return {**line, 'name': names.get(line['name'], line['name']), 'top5': top}
+
+  a = write(tmp_path / 'a', {key: renamed(line) for key, line in A.items()})
+  b = write(tmp_path / 'b', {key: renamed(line) for key, line in B.items()})
+  assert compare_report.write(compare(a, b), tmp_path)[3].stat().st_size > 0
+
+
+def test_lines_end_with_newlines_alone(tmp_path):
+  lines = [{'id': 'a\u2028b', 'act': A['v1']}]
+  path = tmp_path / 'predictions.jsonl'
+  text = '\n'.join(json.dumps(line, ensure_ascii=False) for line in lines)
+  path.write_text(text, encoding='utf-8')
+  assert list(results.read(path).lines) == [('a\u2028b', 0)]
+
+
 def test_tasks_are_named(tmp_path):
   a, b = write(tmp_path / 'a', A), write(tmp_path / 'b', B)
   assert compare(a, b, 'act').task == 'act'

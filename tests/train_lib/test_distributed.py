@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import make_actors_config, make_tiny_config
 
 from errors import ConfigError
+from tests.train_lib.conftest import make_actors_config, make_tiny_config
 from train_lib import distributed, run
 from train_lib.metric_writers import read_scalars
 from train_lib.roster import Place

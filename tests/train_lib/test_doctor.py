@@ -5,10 +5,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from tests.datasets.videos import write_video
 from tools import doctor as tool
-from train_lib import doctor, doctor_facts
+from train_lib import doctor, doctor_facts, doctor_packages
 from train_lib.doctor import Finding
 
 GIB = 2**30
@@ -35,6 +37,10 @@ def test_versions():
     doctor.check_versions({'jax': '1.1'}, {'jax': '1.0'}), 'jax 1.1, tested is 1.0: `make install`'
   )
   stops(doctor.check_versions({'jax': None, 'av': '2'}, {}), 'jax missing: run `make install`.')
+  assert good(doctor.check_imports({'jax': '', 'av': ''})) == '2 packages'
+  broken = doctor.check_imports({'numpy': '', 'jax': 'jaxlib is newer', 'flax': 'jaxlib is newer'})
+  stops(broken, 'jax cannot be imported (jaxlib is newer): `make install`')
+  assert broken.text == '1 of 3 packages; not jax, flax'
   good(doctor.check_python((3, 12)))
   stops(doctor.check_python((3, 10)), 'Python 3.11 or newer')
 
@@ -64,8 +70,8 @@ def test_devices_that_are_not_used():
 
 
 def test_the_advice_names_the_pinned_version():
-  lock = (doctor_facts._ROOT / 'requirements.lock').read_text()
-  version = doctor_facts.pinned(lock)['jax']
+  lock = (doctor_packages._ROOT / 'requirements.lock').read_text()
+  version = doctor_packages.pinned(lock)['jax']
   assert f'=={version}"' in platform(gpu=True).advice
   assert f'=={version}"' in platform(tpu=True).advice
 
@@ -74,6 +80,9 @@ def test_products():
   assert '1e-07 and 2e-03' in good(doctor.check_products({'cpu:0': (1e-7, 2e-3)}))
   stops(doctor.check_products({'a': (0.0, 0.0), 'b': (0.5, 0.0)}), 'b multiplies wrong')
   stops(doctor.check_products({'a': (0.0, float('nan'))}), 'a multiplies wrong')
+  stops(
+    doctor.check_products({}, {'gpu:0': 'RESOURCE_EXHAUSTED'}), 'gpu:0 (RESOURCE_EXHAUSTED): no'
+  )
 
 
 def test_memory_and_cpus():
@@ -114,18 +123,36 @@ def test_disk_and_limits():
 
 def test_report():
   findings = [Finding('a', '1'), Finding('bb', '2', 'slow'), Finding('c', '3', 'broken', True)]
-  assert doctor.report(findings) == (
-    'a   1\nbb  2\nc   3\n\nSTOPS A RUN  c: broken\nwarning  bb: slow'
-  )
+  assert [doctor.line(finding) for finding in findings] == [
+    'a         1',
+    'bb        2',
+    'c         3',
+  ]
+  assert doctor.problems(findings) == 'STOPS A RUN  c: broken\nwarning  bb: slow'
   assert doctor.stops(findings)
-  assert doctor.report(findings[:1]).endswith('\n\nNo problems.')
+  assert doctor.problems(findings[:1]) == 'No problems.'
   assert not doctor.stops(findings[:2])
+
+
+def test_packages_that_do_not_fit(tmp_path, monkeypatch):
+  """Nothing is imported of them before each was tried; then nothing else is looked at."""
+  (tmp_path / 'broken_package.py').write_text("raise RuntimeError('too new.\\nMore.')")
+  monkeypatch.syspath_prepend(str(tmp_path))
+  monkeypatch.setattr(doctor_packages, '_MODULES', ('json', 'broken_package', 'no_such_package'))
+  assert doctor_packages.import_error('json') == ''
+  found = list(tool.examine(str(tmp_path), '', ''))
+  assert [finding.name for finding in found] == ['code', 'python', 'versions', 'imports']
+  stops(found[-1], 'broken_package cannot be imported (too new):')
+  monkeypatch.setattr(doctor_packages, '_PACKAGES', ('no-such-package',))
+  found = list(tool.examine(str(tmp_path), '', ''))
+  assert [finding.name for finding in found] == ['code', 'python', 'versions']
+  stops(found[-1], 'no-such-package missing')
 
 
 def test_pinned_versions():
   lock = 'jax==0.10.2\nav==18.1.0 ; sys_platform == "linux"\n# x==1\n'
-  assert doctor_facts.pinned(lock) == {'jax': '0.10.2', 'av': '18.1.0'}
-  assert doctor_facts.installed('no-such-package') is None
+  assert doctor_packages.pinned(lock) == {'jax': '0.10.2', 'av': '18.1.0'}
+  assert doctor_packages.installed('no-such-package') is None
 
 
 def test_this_device_multiplies_right():
@@ -136,15 +163,44 @@ def test_this_device_multiplies_right():
 
 
 def test_control_groups(tmp_path):
-  assert doctor_facts.memory_limit(tmp_path) is None
-  (tmp_path / 'memory.max').write_text('max\n')
-  assert doctor_facts.memory_limit(tmp_path) is None
-  (tmp_path / 'memory.max').write_text('1048576\n')
-  assert doctor_facts.memory_limit(tmp_path) == 2**20
-  (tmp_path / 'cpu.max').write_text('50000 100000\n')
-  assert doctor_facts.usable_cpus(tmp_path) == 0.5
-  (tmp_path / 'cpu.max').write_text('max 100000\n')
-  assert doctor_facts.usable_cpus(tmp_path) == doctor_facts.usable_cpus(tmp_path / 'no')
+  """Of versions 2 and 1: the process's own group, and those above it."""
+  job = tmp_path / 'system.slice' / 'job_1' / 'step_0'
+  job.mkdir(parents=True)
+  (tmp_path / 'membership').write_text('4:memory:/batch\n0::/system.slice/job_1/step_0\n')
+  (tmp_path / 'memory' / 'batch').mkdir(parents=True)
+  groups = doctor_facts.control_groups(tmp_path / 'membership', tmp_path)
+  assert doctor_facts.memory_limit(groups) is None
+  (job / 'memory.max').write_text('max\n')
+  assert doctor_facts.memory_limit(groups) is None
+  (job.parent / 'memory.max').write_text('2097152\n')
+  assert doctor_facts.memory_limit(groups) == 2**21
+  limit = tmp_path / 'memory' / 'batch' / 'memory.limit_in_bytes'
+  limit.write_text('9223372036854771712\n')
+  assert doctor_facts.memory_limit(groups) == 2**21
+  limit.write_text('1048576\n')
+  assert doctor_facts.memory_limit(groups) == 2**20
+  free = doctor_facts.usable_cpus([])
+  (job.parent / 'cpu.max').write_text('50000 100000\n')
+  assert doctor_facts.usable_cpus(groups) == 0.5
+  (job.parent / 'cpu.max').write_text('max 100000\n')
+  assert doctor_facts.usable_cpus(groups) == free
+  assert doctor_facts.control_groups(tmp_path / 'no', tmp_path) == [tmp_path, tmp_path / 'memory']
+
+
+def test_cached_files_count_as_free_memory(tmp_path):
+  file = tmp_path / 'meminfo'
+  file.write_text('MemTotal: 4096 kB\nMemFree: 10 kB\nMemAvailable: 2048 kB\nHugePages_Total: 0\n')
+  assert doctor_facts.host_memory(file) == (2**22, 2**21)
+  total, available = doctor_facts.host_memory(tmp_path / 'no')
+  assert total == available > 2**20
+
+
+def test_a_device_without_memory(monkeypatch):
+  def full(_):
+    raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory.\nMore.')
+
+  monkeypatch.setattr(doctor_facts, 'errors_of', full)
+  stops(doctor_facts.products(), 'RESOURCE_EXHAUSTED: Out of memory): no product')
 
 
 def test_folders(tmp_path):
@@ -178,10 +234,15 @@ def quick(monkeypatch):
   monkeypatch.setattr(doctor_facts, '_SECONDS', 0.01)
 
 
-def test_the_whole_examination(quick, tmp_path, monkeypatch):
+def test_the_whole_examination(quick, tmp_path, monkeypatch, capsys):
   """Of this machine, through the command, as JSON."""
-  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
-  text, code = tool.examine(str(tmp_path / 'runs'), 'no.mp4', '', as_json=True)
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
+  monkeypatch.setenv('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+  flags.FLAGS.mark_as_parsed()
+  given = {'workdir': str(tmp_path / 'runs'), 'video': 'no.mp4', 'data': '', 'json': True}
+  with flagsaver.flagsaver(**given), pytest.raises(SystemExit) as exit_:
+    tool.main()
+  text, code = capsys.readouterr().out, exit_.value.code
   findings = {found['name']: found for found in json.loads(text)}
   assert code == 1
   assert findings['--video']['stops']
@@ -190,6 +251,7 @@ def test_the_whole_examination(quick, tmp_path, monkeypatch):
     'code',
     'python',
     'versions',
+    'imports',
     'devices',
     'matmul',
     'memory',

@@ -66,6 +66,15 @@ MODELS = {
   'uniformerv2, transformer': uniformerv2(
     temporal_module='transformer', temporal_transformer_layers=1, global_layers=0, output='class'
   ),
+  'uniformerv2, st_adapter, parallel': uniformerv2(
+    temporal_module='st_adapter', num_layers=2, global_layers=2, fusion='parallel'
+  ),
+  'uniformerv2, convolution, hierarchical_kv': uniformerv2(
+    temporal_module='convolution', num_layers=2, global_layers=2, fusion='hierarchical_kv'
+  ),
+  'uniformerv2, attention, hierarchical_q': uniformerv2(
+    temporal_module='attention', num_layers=2, global_layers=2, fusion='hierarchical_q'
+  ),
   'tubevit': tubevit.get_config('mode=video'),
   'mvit': multitrain.get_config('trunk=mvit'),
   'MLPHead': with_head('MLPHead', hidden_size=8),
@@ -147,6 +156,26 @@ def test_a_model_that_must_know_the_number_of_clips(two_tasks, ask, monkeypatch,
   with pytest.raises(ConfigError, match=message):
     exporting.write_stablehlo(tmp_path, two_tasks, face)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_none_are_never_equal(two_tasks, monkeypatch):
+  nan, one = (
+    {'a': {'logits': np.full((1, 2), x)}, 'b': {'logits': np.ones((1, 1))}} for x in (np.nan, 1.0)
+  )
+  assert np.isnan(exporting.difference(one, nan, 'x'))
+  face = exporting.interface(two_tasks, 'actions', 1)
+  monkeypatch.setattr(exporting, 'function', lambda model, face: lambda arrays, video: one)
+  with pytest.raises(ExportError, match=r'x does not compute .* differ by nan .* differs by 0: '):
+    exporting.check(two_tasks, face, lambda video: nan, 'x')
+  monkeypatch.setattr(exporting, 'function', lambda model, face: lambda arrays, video: nan)
+  with pytest.raises(ExportError, match=r"logits of \['a'\] that are not finite"):
+    exporting.check(two_tasks, face, lambda video: nan, 'x')
+
+
+def test_probabilities_are_compared_too():
+  logits = np.zeros((1, 2))
+  ours, theirs = ({'a': {'logits': logits, 'probabilities': logits + x}} for x in (0.5, 0.25))
+  assert exporting.difference(ours, theirs, 'x') == 0.25
 
 
 def test_no_export_in_the_folder(tmp_path):

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import simplejpeg
-from conftest import make_tiny_config
 
 from datasets import manifest, records
 from errors import ConfigError
+from tests.train_lib.conftest import make_tiny_config
 from train_lib import experiment as experiment_lib
 from train_lib import multi_label, run
 from train_lib.average_precision import average_precisions

@@ -6,10 +6,10 @@ import json
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny_config
 from test_mixtures import mix_two
 
 from errors import CheckpointMismatchError, ConfigError
+from tests.train_lib.conftest import make_tiny_config
 from tools import checkpoint as checkpoint_tool
 from tools import summary
 from train_lib import checkpoint, cost, initial, params_file, run

@@ -1,5 +1,7 @@
 """Predictions are those of the evaluation loop, bit for bit."""
 
+import copy
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from errors import CheckpointMismatchError, ConfigError, DataError
 from tests.datasets.videos import picture, write_video
 from tests.train_lib.conftest import make_tiny_config
 from tests.train_lib.models_on_disk import write_model
-from train_lib import evaluation, predict, run, trained
+from train_lib import evaluation, params_file, predict, run, trained
 from train_lib.predict import Predictor
 
 CLASSES = ('down', 'left', 'up')
@@ -179,6 +181,25 @@ def test_combinations_of_tasks():
   assert action.probabilities.tolist() == [0.125, 0.03125, 0.09375, 0.375, 0.09375, 0.28125]
   assert action.best(2).tolist() == [3, 5]
   assert predict.joint_names([('cut', 'wash'), ('cup', 'egg', 'pan')], 5) == ('wash', 'pan')
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda meta: meta.pop('class_names'), 'has weights, but no class_names with them: expected'),
+    (
+      lambda meta: meta.pop('preprocessing'),
+      'has weights, but no preprocessing with them: expected',
+    ),
+    (lambda meta: meta['class_names'].clear(), r"no class names of \['motion'\]"),
+  ],
+)
+def test_a_checkpoint_without_all_it_needs(predictor, tmp_path, change, message):
+  meta = copy.deepcopy(dict(predictor.trained.meta))
+  change(meta)
+  params_file.write(tmp_path / 'part.npz', predictor.trained.arrays(), meta)
+  with pytest.raises(CheckpointMismatchError, match=message):
+    trained.load(str(tmp_path / 'part.npz'), as_trained=True)
 
 
 def test_a_checkpoint_without_class_names(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from datasets import ava_csv, video
 from datasets.boxed_video import BoxedVideo
 from errors import ConfigError, DataError
+from projects.cofinetune import ava_csv as scored_csv
 from tests.datasets.videos import picture, write_video
 from tests.train_lib.conftest import make_actors_config
 from tests.train_lib.models_on_disk import write_model
@@ -56,6 +57,50 @@ def test_boxes_are_classified_and_written(made, tmp_path, capsys):
   side = slice(100, 160), slice(31, 34)  # The left side of a box, at x = 0.1.
   assert frames[10][side][..., 1].max() > 180  # Green.
   assert frames[25][side][..., 1].max() < 150  # Between the keyframes.
+
+
+def test_detections_are_written_as_evaluations_write_them(made, tmp_path):
+  (tmp_path / 'map.pbtxt').write_text(
+    'item { name: "does 3" id: 30 }\nitem { name: "does 1" id: 12 }\n'
+  )
+  predictor = Predictor(trained.load(str(made / 'model.npz'), as_trained=True))
+  boxes = ava_csv.read_boxes(made / 'boxes.csv')['a']
+  info = video.probe(made / 'a.mp4')
+  data = BoxedVideo(made / 'a.mp4', info, boxes, predictor.labels_of('actors'))
+  expected = [probs['actors'] for _, probs, _ in predictor.predict_boxes('actors', data)]
+  for labelmap, ids, classes in (
+    ('', list(range(1, 20)), list(range(19))),
+    (str(tmp_path / 'map.pbtxt'), [12, 30], [1, 3]),
+  ):
+    out = tmp_path / f'out{len(ids)}'
+    settings = {'boxes': str(made / 'boxes.csv'), 'labelmap': labelmap, 'out': str(out)}
+    tool.predict(tool.Options(str(made / 'model.npz'), **settings), [str(made / 'a.mp4')])
+    table = scored_csv.read_boxes(out / 'a.actors.csv')
+    assert table.keyframes == (('a', '0.400000'), ('a', '1.600000'))
+    assert table.keyframe.tolist() == [0] * 2 * len(ids) + [1] * len(ids)
+    assert table.labels.tolist() == ids * 3
+    assert table.boxes[:: len(ids)].tolist() == [
+      [0.1, 0.5, 0.9, 0.9], [0.1, 0.1, 0.9, 0.5], [0.2, 0.2, 0.8, 0.8],
+    ]  # fmt: skip
+    wanted = np.concatenate(expected)[:, classes].ravel()
+    np.testing.assert_allclose(table.scores, wanted, rtol=0, atol=5e-10)
+
+
+def test_a_label_map_of_other_classes(made, tmp_path):
+  (tmp_path / 'map.pbtxt').write_text(
+    'item { name: "does 3" id: 30 }\nitem { name: "sit" id: 1 }\n'
+  )
+  settings = {'boxes': str(made / 'boxes.csv'), 'labelmap': str(tmp_path / 'map.pbtxt')}
+  with pytest.raises(ConfigError, match=r"1 of 2 classes are not the checkpoint's: \['sit'\]"):
+    tool.predict(tool.Options(str(made / 'model.npz'), **settings), [str(made / 'a.mp4')])
+
+
+def test_boxes_that_evaluations_leave_out(made, tmp_path, capsys):
+  (tmp_path / 'low.csv').write_text('a,0.4,0.1,0.1,0.5,0.9,0.01\n')
+  settings = {'boxes': str(tmp_path / 'low.csv'), 'out': str(tmp_path / 'out')}
+  tool.predict(tool.Options(str(made / 'model.npz'), **settings), [str(made / 'a.mp4')])
+  assert '  actors: 0 of 1 boxes at 1 keyframes' in capsys.readouterr().out
+  assert (tmp_path / 'out' / 'a.actors.csv').read_text() == ''
 
 
 def test_boxes_are_predicted_alike_alone_and_in_a_batch(made):

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 from configs.common import rand_augment_from
-from conftest import make_tiny_config
+from tests.train_lib.conftest import make_tiny_config
 from models.features import Features
 from projects.multitrain.objective import MultiTrain
 from projects.uniformerv2.uniformerv2 import UniFormerV2

@@ -10,6 +10,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from errors import CheckpointMismatchError
 from train_lib.weight_files import read_arrays
@@ -160,3 +161,29 @@ def test_safetensors_of_every_type(tmp_path):
   arrays = read_arrays(str(tmp_path / 'x.safetensors'))
   assert arrays['a'].astype(np.float32).tolist() == [1.5, -2]
   assert arrays['b'].shape == () and bool(arrays['b'])
+
+
+@pytest.mark.parametrize('content', [b'', b'\x93NUMPY', b'PK\x03\x04'])
+def test_an_npz_that_is_no_archive(content, tmp_path):
+  (tmp_path / 'a.npz').write_bytes(content)
+  with pytest.raises(CheckpointMismatchError, match=r'cannot be read \(it is no archive\)'):
+    read_arrays(str(tmp_path / 'a.npz'))
+
+
+def test_a_damaged_compressed_npz(tmp_path):
+  np.savez_compressed(tmp_path / 'a.npz', a=np.arange(1000))
+  data = bytearray((tmp_path / 'a.npz').read_bytes())
+  data[60:200] = bytes(140)
+  (tmp_path / 'a.npz').write_bytes(data)
+  with pytest.raises(CheckpointMismatchError, match='cannot be read'):
+    read_arrays(str(tmp_path / 'a.npz'))
+
+
+def test_a_file_without_rights(tmp_path, monkeypatch):
+  def refuse(_):
+    raise PermissionError(13, 'Permission denied')
+
+  (tmp_path / 'a.npz').touch()
+  monkeypatch.setattr(type(epath.Path(tmp_path)), 'read_bytes', refuse)
+  with pytest.raises(CheckpointMismatchError, match=r'cannot be read \(Permission denied\)'):
+    read_arrays(str(tmp_path / 'a.npz'))

@@ -1,7 +1,8 @@
-"""The list of published checkpoints is consistent, and each check names what is wrong."""
+"""Each check of a published checkpoint names what is wrong."""
 
 import json
 import re
+import types
 from pathlib import Path
 
 import flax
@@ -10,13 +11,12 @@ import numpy as np
 import pytest
 
 from configs.vivit import demo
-from datasets import catalogue
 from errors import ConfigError, DataError
 from tests.datasets.videos import write_video
 from tools import command
 from tools import zoo as tool
 from train_lib import experiment as experiment_lib
-from train_lib import preprocessing, zoo, zoo_checks
+from train_lib import params_file, zoo, zoo_checks
 from train_lib.experiment import DataFacts
 from train_lib.program import build_model, example_inputs
 from train_lib.zoo_checks import FAILED, NOT_RUN, OK, SKIPPED
@@ -224,6 +224,7 @@ def test_a_damaged_file(recorded_vivit):
   file.write_bytes(file.read_bytes()[:-100])
   assert 'cannot be read' in only_failed(verify(models, file), 'file')
   assert 'https://example.org' in only_failed(verify(models, file.with_name('no')), 'file')
+  assert 'Is a directory' in only_failed(verify(models, file.parent), 'file')
 
 
 def test_another_file_than_the_published_one(recorded_vivit, tmp_path):
@@ -282,6 +283,32 @@ def test_other_logits(recorded_vivit):
   assert 'gelu' in text
 
 
+def test_stored_logits_that_cannot_be_used(tmp_path):
+  file, shape = tmp_path / 'golden.npz', (4, 32, 32, 3)
+  file.write_bytes(b'')
+  with pytest.raises(DataError, match=r'golden.npz cannot be read'):
+    zoo.read_golden(file, shape)
+  good = {'input': np.zeros((2, *shape), np.uint8), 'logits': np.zeros((2, 7), np.float32)}
+  np.savez(file, **good)
+  assert zoo.read_golden(file, shape).tolerance == 1e-4
+  for wrong in ({'logits': good['logits'][:1]}, {'input': good['input'][:, :2]}):
+    np.savez(file, **{**good, **wrong})
+    with pytest.raises(DataError, match=r'expected input \[B, 4, 32, 32, 3\] and logits \[B, K\]'):
+      zoo.read_golden(file, shape)
+  np.savez(file, input=good['input'])
+  with pytest.raises(DataError, match=r"got \{'input': \(2, 4, 32, 32, 3\)\}"):
+    zoo.read_golden(file, shape)
+
+
+def test_stored_logits_of_other_classes(recorded_vivit, tmp_path):
+  models, _, file = recorded_vivit
+  with np.load(tmp_path / 'golden.npz') as stored:
+    arrays = dict(stored)
+  np.savez(tmp_path / 'golden.npz', **{**arrays, 'logits': arrays['logits'][:, :1]})
+  text = only_failed(verify(models, file), 'logits')
+  assert text.endswith('logits (2, 1), but the model gives (2, 7).')
+
+
 @pytest.fixture(scope='module')
 def on_demo(tmp_path_factory, demo_data_dir):
   """A folder with weights for the demo's data, and the fields of an entry for them."""
@@ -328,6 +355,45 @@ def test_labels_in_another_order(on_demo, demo_data_dir):
   assert '8 of 8 names are in both. The names are the same in another order' in text
 
 
+def imported(folder, names):
+  """The weights as an importer writes them with --class_names."""
+  with np.load(folder / 'weights.npz') as stored:
+    arrays = dict(stored)
+  meta = {'class_names': {'': names}}
+  params_file.write_arrays(folder / 'imported.npz', arrays, meta)
+  return folder / 'imported.npz'
+
+
+def test_labels_stored_with_the_weights(on_demo, demo_data_dir):
+  """The data's order does not matter; names that were given in another order than published do."""
+  folder, fields = on_demo
+  models = listed(folder, classes='permuted.txt', **fields)
+  published = models.class_names(models.find('tiny'))
+  options = {'data_dir': str(demo_data_dir), 'split': 'test'}
+  file = imported(folder, published)
+  checks = verify(models, file, **options)
+  assert checks['labels'].status == OK
+  assert '8 of 8 rows of the head by name (8 exact)' in checks['labels'].text
+  file = imported(folder, published[::-1])
+  text = only_failed(verify(models, file, **options), 'labels')
+  assert f'class 0 is {published[0]!r} in the checkpoint and {published[-1]!r} in {file}' in text
+  assert 'import the weights with --class_names=zoo/permuted.txt' in text
+
+
+def test_chance_where_the_publisher_names_no_classes(on_demo, demo_data_dir, monkeypatch):
+  folder, fields = on_demo
+  models = listed(folder, figure=figure(80.0), **fields)
+  monkeypatch.setattr(zoo_checks, '_nominal', lambda *_: tuple(map(str, range(8))))
+  result = types.SimpleNamespace(metrics={'top1/motion': 0.125}, examples=2000)
+  monkeypatch.setattr(zoo_checks.evaluation, 'evaluate', lambda *_: result)
+  options = {'data_dir': str(demo_data_dir), 'split': 'test'}
+  text = only_failed(verify(models, folder / 'weights.npz', **options), 'accuracy')
+  assert 'the order of the labels is the first suspect' in text
+  result.metrics = {'map/motion': 0.5}
+  text = only_failed(verify(models, folder / 'weights.npz', **options), 'accuracy')
+  assert 'top1/motion is not measured' in text
+
+
 def test_accuracy(on_demo, demo_data_dir):
   folder, fields = on_demo
   options = {'data_dir': str(demo_data_dir), 'split': 'test', 'batch_size': 8}
@@ -359,6 +425,11 @@ def test_unknown_names_and_bad_lists(tmp_path):
     SHIPPED.find('vivit_b16x2_k40')
   with pytest.raises(ConfigError, match=r'model tiny.*no_such'):
     listed(tmp_path, no_such=1)
+  with pytest.raises(ConfigError, match=r'model tiny: there is no \[family.scenic\]; known: \[\]'):
+    listed(tmp_path, family='scenic')
+  (tmp_path / 'models.toml').write_text('[model]\nname = "tiny"')
+  with pytest.raises(ConfigError, match=r'expected \[\[model\]\]'):
+    zoo.Zoo(tmp_path / 'models.toml')
   (tmp_path / 'models.toml').write_text('[[model')
   with pytest.raises(ConfigError, match=r'models.toml cannot be read'):
     zoo.Zoo(tmp_path / 'models.toml')
@@ -380,109 +451,3 @@ def test_the_command(recorded_vivit, tmp_path):
   values = json.loads(text)
   assert (values['ok'], code) == (False, 1)
   assert [check['status'] for check in values['checks'][:3]] == [OK, FAILED, NOT_RUN]
-
-
-LAYOUTS = {
-  'scenic',
-  'hugging_face',
-  'openai_clip',
-  'timm',
-  'vision_transformer (augreg)',
-  "UniFormerV2's own",
-}
-
-
-@pytest.mark.parametrize('name', SHIPPED.entries)
-def test_shipped_entries(name):
-  """Each config is there and shows videos as published; every figure has its source."""
-  entry = SHIPPED.find(name)
-  experiment = experiment_lib.parse(tool.config_of(entry))
-  experiment = zoo_checks.prepare(experiment, entry, '', 'validation', 0)
-  steps = zoo_checks._Steps(SHIPPED, entry, '', experiment, '', '')
-  assert steps.check_preprocessing()
-  assert entry.layout in LAYOUTS
-  assert entry.url.startswith('https://')
-  assert (entry.converter != '') == (entry.layout == "UniFormerV2's own")
-  assert len(entry.sha256) in (0, 64)
-  assert entry.title
-  assert entry.publisher
-  if entry.figure:
-    assert entry.figure.source
-    sizes = catalogue.DATASETS[entry.dataset].sizes
-    assert entry.figure.videos in [size.validation for size in sizes]
-    dataset = next(iter(preprocessing.of(steps.experiment)))
-    assert steps.experiment.datasets[dataset].benchmark == entry.dataset
-  if entry.classes:
-    count = catalogue.DATASETS[entry.dataset].tasks['label']
-    assert len(SHIPPED.class_names(entry)) == count
-    assert entry.classes_source
-
-
-@pytest.mark.parametrize(
-  ('name', 'average'),
-  [('uniformerv2_k400_k710_b16_8x224', 'probabilities'), ('uniformerv2_ssv2_b16_16x224', 'logits')],
-)
-def test_views_are_averaged_as_published(name, average):
-  experiment = experiment_lib.parse(tool.config_of(SHIPPED.find(name)))
-  assert experiment.evaluation.average == average
-
-
-def test_the_two_orders_of_kinetics_400():
-  """Both files have the same classes; only one is alphabetical."""
-  names = SHIPPED.class_names(SHIPPED.find('vivit_b16x2_k400'))
-  other = SHIPPED.class_names(SHIPPED.find('uniformerv2_k400_k710_b16_8x224'))
-  assert sorted(names) == list(names) == sorted(other)
-  assert other[:2] == ('riding a bike', 'marching')
-
-
-@pytest.mark.parametrize('name', ['uniformerv2_k400_b16_8x224', 'clip_b16', 'dino_b16'])
-def test_published_shapes_fill_the_model(name):
-  """The names and shapes of the published file, of zeros that take no memory."""
-  entry = SHIPPED.find(name)
-  experiment = experiment_lib.parse(tool.config_of(entry))
-  steps = zoo_checks._Steps(SHIPPED, entry, name, experiment, '', '')
-  steps.arrays = published(entry)
-  steps.check_weights()
-  parameters = steps.program.abstract_state.params
-  count = sum(x.size for x in jax.tree.leaves(parameters))
-  assert round(count / 1e6, 3) == entry.parameters
-
-
-def published(entry):
-  """Arrays as the publisher names and shapes them."""
-  if entry.converter:
-    about = json.loads((FIXTURES / 'uniformerv2' / 'full_b16_k400_f8.json').read_text())
-    return {f'model_state/{key}': zeros(shape) for key, shape in about['parameters']}
-  blocks = {
-    'openai_clip': ('visual.transformer.resblocks.{}.', 'ln_1 ln_2', 'mlp.c_fc mlp.c_proj'),
-    'timm': ('blocks.{}.', 'norm1 norm2', 'mlp.fc1 mlp.fc2'),
-  }[entry.layout]
-  found = {}
-  for stem in map(blocks[0].format, range(12)):
-    for norm in blocks[1].split():
-      found |= linear(stem + norm, 768)
-    first, second = blocks[2].split()
-    found |= linear(stem + first, 3072, 768) | linear(stem + second, 768, 3072)
-    if entry.layout == 'timm':
-      found |= linear(stem + 'attn.qkv', 2304, 768) | linear(stem + 'attn.proj', 768, 768)
-    else:
-      found |= linear(stem + 'attn.out_proj', 768, 768)
-      found[stem + 'attn.in_proj_weight'] = zeros((2304, 768))
-      found[stem + 'attn.in_proj_bias'] = zeros((2304,))
-  if entry.layout == 'timm':
-    ends = {'cls_token': (1, 1, 768), 'pos_embed': (1, 197, 768)}
-    found |= linear('norm', 768) | linear('patch_embed.proj', 768, 3, 16, 16)
-  else:
-    ends = {'class_embedding': (768,), 'positional_embedding': (197, 768), 'proj': (768, 512)}
-    ends |= {'conv1.weight': (768, 3, 16, 16)}
-    ends = {f'visual.{key}': shape for key, shape in ends.items()} | {'logit_scale': ()}
-    found |= linear('visual.ln_pre', 768) | linear('visual.ln_post', 768)
-  return found | {key: zeros(shape) for key, shape in ends.items()}
-
-
-def zeros(shape):
-  return np.broadcast_to(np.float32(0), shape)
-
-
-def linear(stem, *shape):
-  return {f'{stem}.weight': zeros(shape), f'{stem}.bias': zeros(shape[:1])}
