@@ -14,12 +14,15 @@ TUBES_DATA ?= data/demo_tubes
 TUBEVIT_RUNS ?= runs/demo_tubevit
 SCENES_DATA ?= data/demo_scenes
 UNIFORMERV2_RUNS ?= runs/demo_uniformerv2
+VIVIT_DATA ?= data/ablations_vivit
+COFINETUNING_DATA ?= data/ablations_cofinetuning
+ABLATIONS ?= runs/ablations
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit demo-uniformerv2 test test-xmanager lint types format lock benchmark clean
+.PHONY: help install demo demo-cofinetune demo-multitrain demo-tubevit demo-uniformerv2 ablations-vivit ablations-cofinetuning test test-xmanager lint types format lock benchmark clean
 
 help:  ## Show this list
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 26
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Tubelet needs Python 3.11 or newer, not " + sys.version.split()[0] + ": make PYTHON=python3.11")'
@@ -45,6 +48,13 @@ demo-tubevit: $(STAMP)  ## Train on small clips alone, and on clips and images j
 
 demo-uniformerv2: $(STAMP)  ## Arm a small image ViT for video with global blocks and with local ones
 	$(BIN)/python -m benchmarks.uniformerv2 --data=$(SCENES_DATA) --out=$(UNIFORMERV2_RUNS)
+
+ablations-vivit: $(STAMP)  ## Train ViViT's Tables 1 to 3 in small, three seeds
+	$(BIN)/python -m tools.sweep --sweep=sweeps/vivit.py --data=$(VIVIT_DATA) --out=$(ABLATIONS)_vivit --parallel=2
+
+ablations-cofinetuning: $(STAMP)  ## Train co-finetuning's Tables 1 to 4 in small, three seeds
+	$(BIN)/python -m tools.sweep --sweep=sweeps/cofinetuning.py --data=$(COFINETUNING_DATA) \
+	  --out=$(ABLATIONS)_cofinetuning --parallel=2
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -81,4 +91,4 @@ lock: $(STAMP)  ## Pin the newest versions that pyproject.toml allows
 clean:  ## Remove the virtual environment, caches, the demo's data and its run
 	rm -rf $(VENV) $(XMANAGER_VENV) .pytest_cache .mypy_cache .ruff_cache $(DEMO_DATA) $(DEMO_RUN) $(ACTORS_DATA) $(COFINETUNE_RUNS) \
 	  $(RELATIONS_DATA) $(MULTITRAIN_RUNS) $(TUBES_DATA) $(TUBEVIT_RUNS) $(SCENES_DATA) \
-	  $(UNIFORMERV2_RUNS)
+	  $(UNIFORMERV2_RUNS) $(VIVIT_DATA) $(COFINETUNING_DATA) $(ABLATIONS)_vivit $(ABLATIONS)_cofinetuning

@@ -1,14 +1,18 @@
 """What a model costs: parameters, tokens per stage, FLOPs of one view. Nothing is allocated."""
 
 import dataclasses
+import functools
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from train_lib.experiment import DataFacts, Experiment
+from train_lib import data
+from train_lib.experiment import DataFacts, Experiment, parse
 from train_lib.layer_rates import Group, groups
 from train_lib.program import (
   build_model,
@@ -94,3 +98,27 @@ def _flops(function: Any, *inputs: Any) -> float:
 def count(tree: Any) -> int:
   """Number of entries of all arrays of a tree."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def metrics_of_run(workdir: Path) -> dict[str, float]:
+  """What a run's model costs on a view of its first dataset, as further metrics of a sweep.
+
+  Returns:
+    `'cost/gflops'`, a multiply-add counted as one, and `'cost/parameters_millions'`, heads included.
+
+  Raises:
+    OSError: The folder has no `config.json`.
+    ConfigError: That is no config.
+  """
+  config = json.loads((workdir / 'config.json').read_text(encoding='utf-8'))
+  same = {**config, 'seed': 0, 'init_from': {**config['init_from'], 'path': ''}}
+  return dict(_metrics_of(json.dumps(same)))
+
+
+@functools.cache
+def _metrics_of(config: str) -> dict[str, float]:
+  """Counted once for all seeds."""
+  experiment = parse(json.loads(config))
+  facts = data.facts_or_nominal(experiment)
+  cost = cost_of(experiment, facts, next(iter(experiment.datasets)))
+  return {'cost/gflops': cost.flops / 1e9, 'cost/parameters_millions': cost.parameters / 1e6}

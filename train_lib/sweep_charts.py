@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train_lib.pictures import save_png
-from train_lib.sweep_results import Group, scale, value_of, varied_keys
+from train_lib.sweep_results import COST, Group, scale, value_of, varied_keys
 
 _COLORS = ('#2f6db3', '#e08e2b', '#3c9a5f', '#b3475f', '#7a5fb3', '#8a6d3b', '#9aa3b2')
 _INK, _MUTED = '#1f2430', '#6b7280'
@@ -23,8 +23,9 @@ def chart_png(path: Path, table: Group, metrics: Mapping[str, str]) -> None:
   Args:
     path: The PNG file; its folder exists.
     table: The table.
-    metrics: Label -> metric.
+    metrics: Label -> metric; costs are left out.
   """
+  metrics = {label: metric for label, metric in metrics.items() if not metric.startswith(COST)}
   width = min(16.0, max(6.0, 2.2 + 0.35 * len(table.rows) * len(metrics)))
   figure = Figure(figsize=(width, 4.0), layout='constrained')
   axes = figure.add_subplot()

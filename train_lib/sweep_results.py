@@ -15,6 +15,8 @@ from train_lib.sweep_runs import Run
 from train_lib.sweep_states import FINISHED, look
 
 TABLE, ROWS = 'results.md', 'results.csv'
+COST = 'cost/'
+"""Beginning of metrics that say what a model costs: the same for every seed, and in no picture."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Group:
 
 def scale(metric: str) -> float:
   """Factor of a metric for people: accuracies and precisions are shown in percent."""
-  return 1.0 if metric.startswith('loss') else 100.0
+  return 1.0 if metric.startswith(('loss', COST)) else 100.0
 
 
 def groups(results: Sequence[Result]) -> list[Group]:
@@ -129,12 +131,13 @@ def cells(group: Group, metrics: Mapping[str, str]) -> list[list[str]]:
 
 
 def spread(values: Sequence[float], factor: float) -> str:
-  """`'93.2 ± 5.9'`: mean and sample standard deviation, of several values."""
+  """`'93.2 ± 5.9'`: mean and sample standard deviation, of several values; counts that are equal have none."""
   digits = 1 if factor > 1 else 3
   if not values:
     return '-'
   mean = f'{statistics.mean(values):.{digits}f}'
-  return f'{mean} ± {statistics.stdev(values):.{digits}f}' if len(values) > 1 else mean
+  varies = len(values) > 1 and (factor > 1 or len(set(values)) > 1)
+  return f'{mean} ± {statistics.stdev(values):.{digits}f}' if varies else mean
 
 
 def text_table(lines: Sequence[Sequence[str]]) -> str:

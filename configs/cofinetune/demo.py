@@ -9,7 +9,9 @@
   python main.py --config=configs/cofinetune/demo.py:stage=finetune --workdir=runs/finetune \
       --config.init_from.path=runs/pretrain
 
-`:sampling=alternating` (or `uniform`) draws minibatches otherwise, see Table 4 of the paper.
+`:sampling=alternating` (or `uniform`) draws minibatches otherwise, see Table 4 of the paper. `stage` may also be
+datasets, `:stage=actions+stars+actors`: `sweeps/cofinetuning.py` trains the rows of Tables 1 to 4, with `stars` and
+`comets` of `datasets/demo_relations.py` as further classification datasets.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +22,7 @@ from configs.vivit import common as vivit
 EPOCHS = 50
 SIDE = 48  # px, 6 x 6 tokens
 DATA = 'data/demo_actors'
+CLIPS = ('actions', 'stars', 'comets')  # classification datasets
 
 
 def get_config(arg: str = '') -> ConfigDict:
@@ -31,9 +34,12 @@ def get_config(arg: str = '') -> ConfigDict:
   choice = common.parse_arg(arg, stage='cofinetune', sampling='weighted', epochs=EPOCHS)
   stage = choice['stage']
   stages = {'cofinetune': ('actions', 'actors'), 'pretrain': ('actions',), 'finetune': ('actors',)}
-  if stage not in stages:
-    raise ValueError(f'Unknown stage {stage!r}; known: {sorted(stages)}.')
-  names = stages[stage]
+  datasets, tasks = _datasets(), _tasks()
+  names = stages.get(stage, tuple(stage.split('+')))
+  if len(set(names)) < len(names) or not set(names) <= set(datasets):
+    raise ValueError(
+      f'Unknown stage {stage!r}; known: {sorted(stages)}, and names of {sorted(datasets)} joined with +.'
+    )
   config = ConfigDict()
   config.name = f'cofinetune/demo_{stage}'
   config.seed = 0
@@ -47,7 +53,6 @@ def get_config(arg: str = '') -> ConfigDict:
     {'hidden_size': 64, 'num_layers': 3, 'num_heads': 4, 'mlp_dim': 128, 'tubelet': (4, 8, 8)}
   )
   config.trunk.temporal_context = 'frame'
-  datasets, tasks = _datasets(), _tasks()
   config.datasets = {name: datasets[name] for name in names}
   config.tasks = {name: tasks[name] for name in names}
   config.objective = common.weighted_sum_objective()
@@ -74,12 +79,9 @@ def _datasets() -> dict[str, dict]:
     'spatial_views': 1,
     'max_bad_records': 0,
   }
+  clip = common.clip(8, 3, SIDE, SIDE, fit='pad', scale_jitter=(0.9, 1.1))
   return {
-    'actions': {
-      **shared,
-      'dir': f'{DATA}/actions',
-      'clip': common.clip(8, 3, SIDE, SIDE, fit='pad', scale_jitter=(0.9, 1.1)),
-    },
+    **{name: {**shared, 'dir': f'{DATA}/{name}', 'clip': clip} for name in CLIPS},
     'actors': {
       **shared,
       'dir': f'{DATA}/actors',
@@ -92,9 +94,10 @@ def _datasets() -> dict[str, dict]:
 
 
 def _tasks() -> dict[str, ConfigDict]:
-  actions = common.linear_task('actions', 'action')
-  actions.head.pooling = 'mean'
+  clips = {name: common.linear_task(name, 'action') for name in CLIPS}
+  for task in clips.values():
+    task.head.pooling = 'mean'
   actors = common.detection_task('actors', 'action', class_groups=f'{DATA}/actors/class_groups.csv')
   # An actor is about two tokens wide.
   actors.head.update({'output_size': (3, 3), 'sampling_ratio': 2, 'pool': 'mean'})
-  return {'actions': actions, 'actors': actors}
+  return {**clips, 'actors': actors}

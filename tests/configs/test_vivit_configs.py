@@ -14,8 +14,8 @@ from train_lib.mesh import make_mesh
 from train_lib.program import build_program
 
 FOLDER = Path(__file__).parents[2] / 'configs' / 'vivit'
-# `demo` learns its classes from data and has tests of its own.
-NEED_DATA = ('__init__', 'common', 'demo')
+# The demos learn their classes from data and have tests of their own.
+NEED_DATA = ('__init__', 'common', 'demo', 'demo_ablations')
 FILES = sorted(p.stem for p in FOLDER.glob('*.py') if p.stem not in NEED_DATA)
 VARIANTS = [
   ('k400_base_spacetime', f'encoding={e}')

@@ -6,7 +6,16 @@ import pytest
 
 from errors import ConfigError
 from train_lib.sweep_charts import chart_png, varied_number
-from train_lib.sweep_results import Group, Result, cells, check_metrics, markdown, spread, verdicts
+from train_lib.sweep_results import (
+  Group,
+  Result,
+  cells,
+  check_metrics,
+  markdown,
+  scale,
+  spread,
+  verdicts,
+)
 from train_lib.sweep_runs import Run
 
 
@@ -35,6 +44,17 @@ def test_means_and_sample_deviations_are_in_percent():
   assert spread([10.0, 20.0], 100) == '15.0 ± 7.1'
   assert spread([1.5], 1) == '1.500'
   assert spread([], 100) == '-'
+  assert spread([0.25, 0.25], 1) == '0.250'
+  assert spread([25.0, 25.0], 100) == '25.0 ± 0.0'
+
+
+def test_costs_are_no_percentages():
+  assert [scale(metric) for metric in ('top1/a', 'mAP/a', 'loss/a', 'cost/gflops')] == [
+    100,
+    100,
+    1,
+    1,
+  ]
 
 
 def test_markdown_is_a_table():
