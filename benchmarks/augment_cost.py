@@ -25,10 +25,10 @@ from train_lib.erasing import RandomErasingConfig, erase
 from train_lib.mixing import MixConfig, mix
 from train_lib.randaugment import RandAugmentConfig
 
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Clips in a batch.')
-_FRAMES = flags.DEFINE_integer('frames', 8, 'Frames in a clip.')
-_SIZE = flags.DEFINE_integer('size', 112, 'Height and width in pixels.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Clips in a batch.', allow_override=True)
+_FRAMES = flags.DEFINE_integer('frames', 8, 'Frames in a clip.', allow_override=True)
+_SIZE = flags.DEFINE_integer('size', 112, 'Height and width in pixels.', allow_override=True)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', allow_override=True)
 
 JITTER_OFF, POLICY_OFF = ColorJitterConfig(), RandAugmentConfig()
 ERASING_OFF, MIX_OFF = RandomErasingConfig(), MixConfig()

@@ -19,13 +19,22 @@ from configs.cofinetune import demo
 from datasets import demo_actors
 from tools import command
 
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of the runs.')
+_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of the runs.', allow_override=True)
 _STRATEGIES = flags.DEFINE_list(
-  'strategies', ['transfer', 'weighted'], 'Of transfer, weighted, alternating and uniform.'
+  'strategies',
+  ['transfer', 'weighted'],
+  'Of transfer, weighted, alternating and uniform.',
+  allow_override=True,
 )
-_EPOCHS = flags.DEFINE_integer('epochs', demo.EPOCHS, 'Epochs of each stage.', lower_bound=1)
-_DATA = flags.DEFINE_string('data', demo.DATA, 'Where the datasets are, or are written to.')
-_OUT = flags.DEFINE_string('out', 'runs/demo_cofinetune', 'Folder of the runs and results.')
+_EPOCHS = flags.DEFINE_integer(
+  'epochs', demo.EPOCHS, 'Epochs of each stage.', lower_bound=1, allow_override=True
+)
+_DATA = flags.DEFINE_string(
+  'data', demo.DATA, 'Where the datasets are, or are written to.', allow_override=True
+)
+_OUT = flags.DEFINE_string(
+  'out', 'runs/demo_cofinetune', 'Folder of the runs and results.', allow_override=True
+)
 
 COMPARISON = comparison.Comparison(
   strategies={

@@ -42,15 +42,25 @@ from datasets.video import probe, read_frames
 from errors import ConfigError
 from tools import command
 
-_VIDEOS = flags.DEFINE_string('videos', None, 'Folder of real videos. Default: videos made here.')
-_DATA = flags.DEFINE_string(
-  'data', None, 'Folder to keep the records in. Default: a temporary one.'
+_VIDEOS = flags.DEFINE_string(
+  'videos', None, 'Folder of real videos. Default: videos made here.', allow_override=True
 )
-_QUALITIES = flags.DEFINE_list('qualities', ['4'], 'JPEG quantiser scales of the records, 2 to 31.')
-_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Rounds.', lower_bound=1)
-_QUICK = flags.DEFINE_bool('quick', False, 'Two rounds and short runs: to see that it works.')
-_SOAK = flags.DEFINE_integer('soak', 0, 'Batches to watch the memory over; 0: none.', lower_bound=0)
-_JSON = flags.DEFINE_bool('json', False, 'Print one JSON object instead of tables.')
+_DATA = flags.DEFINE_string(
+  'data', None, 'Folder to keep the records in. Default: a temporary one.', allow_override=True
+)
+_QUALITIES = flags.DEFINE_list(
+  'qualities', ['4'], 'JPEG quantiser scales of the records, 2 to 31.', allow_override=True
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 9, 'Rounds.', lower_bound=1, allow_override=True)
+_QUICK = flags.DEFINE_bool(
+  'quick', False, 'Two rounds and short runs: to see that it works.', allow_override=True
+)
+_SOAK = flags.DEFINE_integer(
+  'soak', 0, 'Batches to watch the memory over; 0: none.', lower_bound=0, allow_override=True
+)
+_JSON = flags.DEFINE_bool(
+  'json', False, 'Print one JSON object instead of tables.', allow_override=True
+)
 
 PLAIN = ClipConfig(frames=32, stride=2, resize=256, crop=224, flip_prob=0.5)
 KINETICS = dataclasses.replace(PLAIN, scale_jitter=(0.9, 1.33))

@@ -32,9 +32,11 @@ from tools import command
 from train_lib import checkpoint, json_lines
 from train_lib.weight_files import flatten
 
-_KILLS = flags.DEFINE_integer('kills', 20, 'How often the run is killed.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the points at which it is killed.')
-_WORKERS = flags.DEFINE_integer('workers', 0, 'Worker processes that make its batches.')
+_KILLS = flags.DEFINE_integer('kills', 20, 'How often the run is killed.', allow_override=True)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the points at which it is killed.', allow_override=True)
+_WORKERS = flags.DEFINE_integer(
+  'workers', 0, 'Worker processes that make its batches.', allow_override=True
+)
 
 ROOT = Path(__file__).parents[1]
 EVALUATE_EVERY, SAVE_EVERY, STEPS_PER_KILL = 10, 4, 12

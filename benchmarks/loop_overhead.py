@@ -40,9 +40,13 @@ from train_lib.metric_writers import create_writers
 from train_lib.preemption import Preemption
 from train_lib.program import Batch, Program, build_program
 
-_PAUSE_MS = flags.DEFINE_float('pause_ms', 90.0, 'Pause inside the compiled step, milliseconds.')
-_STEPS = flags.DEFINE_integer('steps', 100, 'Steps timed in each way and round.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.')
+_PAUSE_MS = flags.DEFINE_float(
+  'pause_ms', 90.0, 'Pause inside the compiled step, milliseconds.', allow_override=True
+)
+_STEPS = flags.DEFINE_integer(
+  'steps', 100, 'Steps timed in each way and round.', allow_override=True
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', allow_override=True)
 
 
 def paced_program(folder: Path, steps: int, pause_seconds: float) -> tuple[Program, VideoDataset]:

@@ -27,8 +27,12 @@ from train_lib import experiment as experiment_lib
 from train_lib.mesh import make_mesh
 from train_lib.program import Program, build_program
 
-_ROUNDS = flags.DEFINE_integer('rounds', 41, 'Rounds of measurement.', lower_bound=2)
-_STEPS = flags.DEFINE_integer('steps', 10, 'Steps timed in a round.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', 41, 'Rounds of measurement.', lower_bound=2, allow_override=True
+)
+_STEPS = flags.DEFINE_integer(
+  'steps', 10, 'Steps timed in a round.', lower_bound=1, allow_override=True
+)
 
 STAGES = {'actions': 'stage=pretrain', 'actors': 'stage=finetune'}
 

@@ -24,14 +24,19 @@ from projects.multitrain.projection_weights import relations
 from tools import command
 from train_lib import checkpoint
 
-_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of the runs.')
+_SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of the runs.', allow_override=True)
 _STRATEGIES = flags.DEFINE_list(
   'strategies',
   ['vanilla', 'multitrain'],
   'Of vanilla, multitrain, released, no_informative, no_projection_add and no_projection.',
+  allow_override=True,
 )
 _EPOCHS = flags.DEFINE_integer(
-  'epochs', demo.EPOCHS, 'Epochs of each run, more than the 2 of the warm-up.', lower_bound=3
+  'epochs',
+  demo.EPOCHS,
+  'Epochs of each run, more than the 2 of the warm-up.',
+  lower_bound=3,
+  allow_override=True,
 )
 _DATA = flags.DEFINE_string(
   'data', demo.DATA, 'Where the datasets are, or are written to.', allow_override=True

@@ -25,11 +25,17 @@ from models import depthwise as ours
 from models.attention import dot_product_attention
 from tools import command
 
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Clips in a batch.')
-_STAGES = flags.DEFINE_list('stages', ['2', '3', '4'], 'Stages of the 32x3 model, of 1 to 4.')
-_SHRINK = flags.DEFINE_integer('shrink', 4, 'On this machine, divides the channels of a head.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.')
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'A TPU slice to compile for, such as v5e:1x1.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'Clips in a batch.', allow_override=True)
+_STAGES = flags.DEFINE_list(
+  'stages', ['2', '3', '4'], 'Stages of the 32x3 model, of 1 to 4.', allow_override=True
+)
+_SHRINK = flags.DEFINE_integer(
+  'shrink', 4, 'On this machine, divides the channels of a head.', allow_override=True
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', allow_override=True)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'A TPU slice to compile for, such as v5e:1x1.', allow_override=True
+)
 
 Form = Callable[[jax.Array, jax.Array, ours.Size], jax.Array]
 

@@ -23,13 +23,15 @@ from tools import command
 from train_lib import hlo
 from train_lib.topologies import topology
 
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Clips in a batch.')
-_BOXES = flags.DEFINE_integer('boxes', 16, 'Boxes in a clip.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'Clips in a batch.', allow_override=True)
+_BOXES = flags.DEFINE_integer('boxes', 16, 'Boxes in a clip.', allow_override=True)
 _RATIO = flags.DEFINE_integer(
-  'sampling_ratio', 0, 'Samples per cell and axis; 0: as the size asks.'
+  'sampling_ratio', 0, 'Samples per cell and axis; 0: as the size asks.', allow_override=True
 )
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.')
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'A TPU slice to compile for, such as v5e:1x1.')
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', allow_override=True)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'A TPU slice to compile for, such as v5e:1x1.', allow_override=True
+)
 
 SIZES = ((14, 14, 768), (32, 32, 1024))
 OUTPUT = (7, 7)

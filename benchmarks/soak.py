@@ -24,9 +24,13 @@ from datasets import demo
 from tools import command
 from train_lib import metric_log, run
 
-_STEPS = flags.DEFINE_integer('steps', 2000, 'Steps measured.')
-_WARMUP = flags.DEFINE_integer('warmup', 500, 'Steps before, in which memory may grow.')
-_EVERY = flags.DEFINE_integer('every', 500, 'Steps between evaluations, and between checkpoints.')
+_STEPS = flags.DEFINE_integer('steps', 2000, 'Steps measured.', allow_override=True)
+_WARMUP = flags.DEFINE_integer(
+  'warmup', 500, 'Steps before, in which memory may grow.', allow_override=True
+)
+_EVERY = flags.DEFINE_integer(
+  'every', 500, 'Steps between evaluations, and between checkpoints.', allow_override=True
+)
 
 
 def make_config(data: Path, steps: int) -> ConfigDict:

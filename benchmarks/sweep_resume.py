@@ -23,8 +23,8 @@ from datasets import demo
 from tools import command
 from train_lib import checkpoint
 
-_PARALLEL = flags.DEFINE_integer('parallel', 2, 'Runs beside each other.', 1)
-_STEPS = flags.DEFINE_integer('steps', 60, 'Steps of each run.', 40)
+_PARALLEL = flags.DEFINE_integer('parallel', 2, 'Runs beside each other.', 1, allow_override=True)
+_STEPS = flags.DEFINE_integer('steps', 60, 'Steps of each run.', 40, allow_override=True)
 
 ROOT = Path(__file__).parents[1]
 RUNS, FINISHED_BEFORE = 8, 3

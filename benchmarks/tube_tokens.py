@@ -25,10 +25,12 @@ from projects.tubevit.tokenising import cut_windows
 from projects.tubevit.tubes import Size, Tube
 from tools import command
 
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 1, 'Clips in a batch.')
-_SIZE = flags.DEFINE_string('size', 'B', 'Size of the ViT.')
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.')
-_TOPOLOGY = flags.DEFINE_string('topology', None, 'A TPU slice to compile for, such as v5e:1x1.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 1, 'Clips in a batch.', allow_override=True)
+_SIZE = flags.DEFINE_string('size', 'B', 'Size of the ViT.', allow_override=True)
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', allow_override=True)
+_TOPOLOGY = flags.DEFINE_string(
+  'topology', None, 'A TPU slice to compile for, such as v5e:1x1.', allow_override=True
+)
 
 CLIP = (32, 224, 224)
 DENSE = (2, 16, 16)

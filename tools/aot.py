@@ -22,7 +22,7 @@ from train_lib import libtpu
 DOES_NOT_FIT = 2
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file; --config.KEY=VALUE overrides.'
+  'config', None, 'Config file; --config.KEY=VALUE overrides.', allow_override=True
 )
 _TOPOLOGY = flags.DEFINE_string(
   'topology', None, 'TPU slice, such as v5e:16x16 or v4:4x4x4.', allow_override=True
@@ -35,6 +35,7 @@ _DATASET = flags.DEFINE_string(
   'dataset',
   None,
   "The dataset whose batches the step is compiled for; default: the config's first.",
+  allow_override=True,
 )
 
 

@@ -39,7 +39,7 @@ _DATASET = flags.DEFINE_string(
 )
 _SPLIT = flags.DEFINE_string(
   'split',
-  None,
+  '',
   "Split. Default: the config's train_split, else 'train'; with --check all.",
   allow_override=True,
 )

@@ -55,56 +55,98 @@ from datasets.annotations import Annotations, Rejected, Row
 from errors import ConfigError
 from tools import command
 
-_CSV = flags.DEFINE_string('csv', None, 'Annotation file. Default: one sub-folder per class.')
-_VIDEO_ROOT = flags.DEFINE_string('video_root', None, 'Folder of the videos.', required=True)
-_OUT = flags.DEFINE_string('out', None, 'Directory of the dataset.', required=True)
+_CSV = flags.DEFINE_string(
+  'csv', None, 'Annotation file. Default: one sub-folder per class.', allow_override=True
+)
+_VIDEO_ROOT = flags.DEFINE_string(
+  'video_root', None, 'Folder of the videos.', required=True, allow_override=True
+)
+_OUT = flags.DEFINE_string(
+  'out', None, 'Directory of the dataset.', required=True, allow_override=True
+)
 _LAYOUT = flags.DEFINE_enum(
   'layout',
   'csv',
   ['csv', *annotation_layouts.LAYOUTS, *ava_csv.LAYOUTS],
   'What the annotation file is.',
+  allow_override=True,
 )
 _SPLIT = flags.DEFINE_string(
-  'split', None, "Split to build; default: all that the file names, else 'train'."
+  'split',
+  '',
+  "Split to build; default: all that the file names, else 'train'.",
+  allow_override=True,
 )
 _HOLDOUT = flags.DEFINE_float(
-  'holdout', None, "Fraction of each class' videos for a split 'test' besides 'train'."
+  'holdout',
+  None,
+  "Fraction of each class' videos for a split 'test' besides 'train'.",
+  allow_override=True,
 )
 _CLASSES = flags.DEFINE_string(
-  'classes', None, 'File with one class name a line, in label order. Default: sorted names.'
+  'classes',
+  None,
+  'File with one class name a line, in label order. Default: sorted names.',
+  allow_override=True,
 )
 _MULTI_LABEL = flags.DEFINE_list(
-  'multi_label', [], "Label groups of the csv with any number of labels a clip, separated by '|'."
+  'multi_label',
+  [],
+  "Label groups of the csv with any number of labels a clip, separated by '|'.",
+  allow_override=True,
 )
 _TRIMMED = flags.DEFINE_bool(
-  'trimmed', False, '(kinetics) The videos are cut to the clips already.'
+  'trimmed', False, '(kinetics) The videos are cut to the clips already.', allow_override=True
 )
 _SEGMENT_SECONDS = flags.DEFINE_float(
   'segment_seconds',
   None,
   'Cut rows with an end into clips of that length. A remainder of at least half of it is a shorter '
   'clip, less is left and listed as rejected; a row shorter than a clip is one clip.',
+  allow_override=True,
 )
 _WHOLE_VIDEOS = flags.DEFINE_list(
   'whole_videos',
   [],
   'Splits with one row a video, whole, in place of its annotated segments; their most common label.',
+  allow_override=True,
 )
-_LABELMAP = flags.DEFINE_string('labelmap', None, '(ava) Classes and their ids, as pbtxt.')
-_EXCLUDED = flags.DEFINE_string('excluded', None, '(ava) Csv file of keyframes to leave out.')
+_LABELMAP = flags.DEFINE_string(
+  'labelmap', None, '(ava) Classes and their ids, as pbtxt.', allow_override=True
+)
+_EXCLUDED = flags.DEFINE_string(
+  'excluded', None, '(ava) Csv file of keyframes to leave out.', allow_override=True
+)
 _PROPOSALS = flags.DEFINE_multi_string(
-  'proposals', [], '(ava) Csv file of detected boxes with scores; repeat.'
+  'proposals', [], '(ava) Csv file of detected boxes with scores; repeat.', allow_override=True
 )
-_CLIP_SECONDS = flags.DEFINE_float('clip_seconds', 3.0, '(ava) Length of clips around keyframes.')
-_SIZE = flags.DEFINE_integer('size', 256, 'Shorter side in px, even; videos are never enlarged.')
+_CLIP_SECONDS = flags.DEFINE_float(
+  'clip_seconds', 3.0, '(ava) Length of clips around keyframes.', allow_override=True
+)
+_SIZE = flags.DEFINE_integer(
+  'size', 256, 'Shorter side in px, even; videos are never enlarged.', allow_override=True
+)
 _QUALITY = flags.DEFINE_integer(
-  'quality', 4, "JPEG quantiser scale as ffmpeg's -q:v: 2 is best, 31 is worst."
+  'quality',
+  4,
+  "JPEG quantiser scale as ffmpeg's -q:v: 2 is best, 31 is worst.",
+  allow_override=True,
 )
-_FPS = flags.DEFINE_float('fps', None, "Frames per second; default: each video's own average.")
-_SHARDS = flags.DEFINE_integer('shards', None, 'Number of shards; default: one for 128 rows.')
-_WORKERS = flags.DEFINE_integer('workers', None, 'Processes; default: the number of cores.')
-_RUNNER = flags.DEFINE_enum('runner', 'processes', ['processes', 'beam'], 'What runs the workers.')
-_BEAM_ARGS = flags.DEFINE_string('beam_args', '', 'Flags for Apache Beam, as one string.')
+_FPS = flags.DEFINE_float(
+  'fps', None, "Frames per second; default: each video's own average.", allow_override=True
+)
+_SHARDS = flags.DEFINE_integer(
+  'shards', None, 'Number of shards; default: one for 128 rows.', allow_override=True
+)
+_WORKERS = flags.DEFINE_integer(
+  'workers', None, 'Processes; default: the number of cores.', allow_override=True
+)
+_RUNNER = flags.DEFINE_enum(
+  'runner', 'processes', ['processes', 'beam'], 'What runs the workers.', allow_override=True
+)
+_BEAM_ARGS = flags.DEFINE_string(
+  'beam_args', '', 'Flags for Apache Beam, as one string.', allow_override=True
+)
 
 _FIRST_REASONS = 3
 
@@ -169,7 +211,7 @@ def _read() -> Annotations:
     path,
     layout,
     video_root=root,
-    split=_SPLIT.value or '',
+    split=_SPLIT.value,
     classes=classes,
     trimmed=_TRIMMED.value,
   )
@@ -195,11 +237,11 @@ def _splits(read: Annotations) -> dict[str, Sequence[Row]]:
   for row in read.rows:
     named.setdefault(row.split or _SPLIT.value or 'train', []).append(row)
   if _HOLDOUT.value is not None:
-    if _SPLIT.value is not None or any(row.split for row in read.rows):
+    if _SPLIT.value or any(row.split for row in read.rows):
       raise ConfigError('--holdout makes the splits itself; here --split or the file names them.')
     train, test = build.hold_out(read.rows, _HOLDOUT.value)
     return {'train': train, 'test': test}
-  if _SPLIT.value is not None and _LAYOUT.value == 'csv':
+  if _SPLIT.value and _LAYOUT.value == 'csv':
     if _SPLIT.value not in named:
       raise ConfigError(f'--split={_SPLIT.value}: {_CSV.value} names {sorted(named)}.')
     return {_SPLIT.value: named[_SPLIT.value]}

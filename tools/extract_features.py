@@ -72,7 +72,7 @@ _DATASET = flags.DEFINE_string(
   allow_override=True,
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', 8, 'Windows computed at once.', 1, allow_override=True
+  'batch_size', 8, 'Windows computed at once.', allow_override=True
 )
 _LISTED = 10
 

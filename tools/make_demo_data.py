@@ -43,33 +43,49 @@ _KIND = flags.DEFINE_enum(
   'motion',
   ['motion', 'actors', 'relations', 'tubes', 'scenes', 'videos'],
   'What to write.',
+  allow_override=True,
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Seed that decides every pixel.', lower_bound=0)
+_SEED = flags.DEFINE_integer(
+  'seed', 0, 'Seed that decides every pixel.', lower_bound=0, allow_override=True
+)
 _TRAIN = flags.DEFINE_integer(
   'train',
   None,
   'Training clips of motion and of each dataset of relations, a multiple of 8, or of OUT/actions, '
   'OUT/motions and OUT/scenes, of 16, or of OUT/clips, of 32. Default: 1600, of actions and relations '
   '480, of OUT/clips 320, of OUT/motions and OUT/scenes 640.',
+  allow_override=True,
 )
 _TEST = flags.DEFINE_integer(
   'test',
   None,
   'Test clips, likewise. Default: 160, of relations, OUT/clips, OUT/motions and OUT/scenes 320.',
+  allow_override=True,
 )
 _ACTORS_TRAIN = flags.DEFINE_integer(
-  'actors_train', None, 'Training clips of OUT/actors, a multiple of 8. Default: 96.'
+  'actors_train',
+  None,
+  'Training clips of OUT/actors, a multiple of 8. Default: 96.',
+  allow_override=True,
 )
-_ACTORS_TEST = flags.DEFINE_integer('actors_test', None, 'Test clips, likewise. Default: 240.')
+_ACTORS_TEST = flags.DEFINE_integer(
+  'actors_test', None, 'Test clips, likewise. Default: 240.', allow_override=True
+)
 _IMAGES_TRAIN = flags.DEFINE_integer(
   'images_train',
   None,
   'Training images of OUT/images, a multiple of 8, or of OUT/stills, of 12. Default: 2400.',
+  allow_override=True,
 )
 _IMAGES_TEST = flags.DEFINE_integer(
-  'images_test', None, 'Test images, likewise. Default: 320, of OUT/stills 240.'
+  'images_test',
+  None,
+  'Test images, likewise. Default: 320, of OUT/stills 240.',
+  allow_override=True,
 )
-_VIDEOS = flags.DEFINE_integer('videos', 30, 'Of kind videos: how many of each class.', 1)
+_VIDEOS = flags.DEFINE_integer(
+  'videos', 30, 'Of kind videos: how many of each class.', 1, allow_override=True
+)
 
 
 def main() -> None:

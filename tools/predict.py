@@ -56,7 +56,7 @@ _VIEWS = flags.DEFINE_string(
   allow_override=True,
 )
 _TASK = flags.DEFINE_string('task', '', 'The head. Default: all.', allow_override=True)
-_TOP = flags.DEFINE_integer('top', 5, 'Classes to list.', 1, allow_override=True)
+_TOP = flags.DEFINE_integer('top', 5, 'Classes to list.', allow_override=True)
 _JSON = flags.DEFINE_bool('json', False, 'Print JSON, a line a video.', allow_override=True)
 _OUT = flags.DEFINE_string('out', '', 'Folder to write to.', allow_override=True)
 _BATCH = flags.DEFINE_integer(
@@ -138,7 +138,9 @@ _LONGEST = 1e6  # seconds
 
 
 def check_options(options: Options, live: bool) -> None:
-  """Raises ConfigError if options are no seconds, or are not for what is asked."""
+  """Raises ConfigError if options are out of range, or are not for what is asked."""
+  if options.top < 1:
+    raise ConfigError(f'--top={options.top}: expected at least 1.')
   for name in ('window', 'hop', 'seconds'):
     value = getattr(options, name)
     if not (math.isfinite(value) and 0 <= value <= _LONGEST):

@@ -20,7 +20,7 @@ from train_lib import cost, data, tables
 from train_lib.experiment import Experiment, parse
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file; --config.KEY=VALUE overrides.'
+  'config', None, 'Config file; --config.KEY=VALUE overrides.', allow_override=True
 )
 flags.mark_flag_as_required('config')
 _JSON = flags.DEFINE_bool(

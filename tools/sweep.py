@@ -32,7 +32,10 @@ if TYPE_CHECKING:
   from train_lib.sweep_runs import Run
 
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config of rows that name none; --config.KEY=VALUE holds for every run.'
+  'config',
+  None,
+  'Config of rows that name none; --config.KEY=VALUE holds for every run.',
+  allow_override=True,
 )
 _SWEEP = flags.DEFINE_string(
   'sweep', None, 'FILE.py or FILE.py:ARGUMENT with `sweep(add)`.', allow_override=True

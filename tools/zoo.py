@@ -39,7 +39,10 @@ _BATCH = flags.DEFINE_integer(
   'batch_size', 0, 'Videos evaluated at a time; 0: as the config has it.', 0, allow_override=True
 )
 _CONFIG = config_flags.DEFINE_config_file(
-  'config', None, "A config in place of the entry's; --config.KEY=VALUE overrides."
+  'config',
+  None,
+  "A config in place of the entry's; --config.KEY=VALUE overrides.",
+  allow_override=True,
 )
 
 

@@ -155,11 +155,10 @@ def timeline_png(
   axes.set_xlabel('seconds')
   axes.set_ylabel('probability')
   title = shorten(f'{title} · {task}', 90)
-  axes.set_title(title, loc='left', fontsize=10, parse_math=False)
+  axes.set_title(title, loc='left', fontsize=10)
   axes.grid(alpha=0.25)
   legend = axes.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
-  # Set here, names are no formulas and may begin with an underscore.
+  # Set here, names may begin with an underscore.
   for text, k in zip(legend.get_texts(), peaks, strict=True):
-    text.set_parse_math(False)
     text.set_text(shorten(names[k], 32))
   save_png(figure, path)

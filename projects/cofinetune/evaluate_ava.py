@@ -23,22 +23,33 @@ from train_lib.console import run_command
 from train_lib.files import write_atomically
 
 _GROUNDTRUTH = flags.DEFINE_string(
-  'groundtruth', None, 'Annotated boxes; their keyframes are those evaluated.', required=True
+  'groundtruth',
+  None,
+  'Annotated boxes; their keyframes are those evaluated.',
+  required=True,
+  allow_override=True,
 )
-_DETECTIONS = flags.DEFINE_string('detections', None, 'Detections with scores.', required=True)
-_LABELMAP = flags.DEFINE_string('labelmap', None, 'Classes to evaluate (pbtxt).', required=True)
+_DETECTIONS = flags.DEFINE_string(
+  'detections', None, 'Detections with scores.', required=True, allow_override=True
+)
+_LABELMAP = flags.DEFINE_string(
+  'labelmap', None, 'Classes to evaluate (pbtxt).', required=True, allow_override=True
+)
 _EXCLUSIONS = flags.DEFINE_string(
-  'exclusions', None, 'Keyframes to leave out of both, video,seconds.'
+  'exclusions', None, 'Keyframes to leave out of both, video,seconds.', allow_override=True
 )
 _CLASS_GROUPS = flags.DEFINE_string(
   'class_groups',
   '',
   "Head, mid and tail classes: csv label,group,train_labels. Default: AVA v2.2's for its classes.",
+  allow_override=True,
 )
 _JSON = flags.DEFINE_bool(
   'json', False, 'Print one JSON object instead of a report.', allow_override=True
 )
-_OUT = flags.DEFINE_string('out', None, 'Folder for ava.json, ap.png and rejected.csv.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'Folder for ava.json, ap.png and rejected.csv.', allow_override=True
+)
 
 
 def main() -> None:

@@ -15,7 +15,9 @@ from projects.multitrain import weights
 from train_lib import import_weights
 from train_lib.console import run_command
 
-_TASKS = flags.DEFINE_list('tasks', [], 'OFFICIAL_DATASET=TASK, separated by commas.')
+_TASKS = flags.DEFINE_list(
+  'tasks', [], 'OFFICIAL_DATASET=TASK, separated by commas.', allow_override=True
+)
 
 
 def main() -> None:

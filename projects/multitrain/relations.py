@@ -26,7 +26,9 @@ _CHECKPOINT = flags.DEFINE_string('checkpoint', '', "The run's folder.", allow_o
 _STEP = flags.DEFINE_integer(
   'step', None, 'Step of the checkpoint; default: the newest.', allow_override=True
 )
-_TOP = flags.DEFINE_integer('top', 5, 'Pairs of classes of each pair of datasets.')
+_TOP = flags.DEFINE_integer(
+  'top', 5, 'Pairs of classes of each pair of datasets.', allow_override=True
+)
 _JSON = flags.DEFINE_bool(
   'json', False, 'Print one JSON object instead of text.', allow_override=True
 )

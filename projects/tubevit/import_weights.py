@@ -14,8 +14,12 @@ from projects.tubevit import weights
 from train_lib import import_weights
 from train_lib.console import run_command
 
-_HEADS = flags.DEFINE_integer('num_heads', 12, 'Attention heads, which the file does not tell.')
-_TUBES = flags.DEFINE_list('tubes', ['a', 'b', 'c', 'd'], 'Names of its tubes, in its order.')
+_HEADS = flags.DEFINE_integer(
+  'num_heads', 12, 'Attention heads, which the file does not tell.', allow_override=True
+)
+_TUBES = flags.DEFINE_list(
+  'tubes', ['a', 'b', 'c', 'd'], 'Names of its tubes, in its order.', allow_override=True
+)
 
 
 def main() -> None:

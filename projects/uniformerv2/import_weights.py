@@ -22,7 +22,10 @@ _HEADS = flags.DEFINE_integer(
   allow_override=True,
 )
 _GLOBAL_HEADS = flags.DEFINE_integer(
-  'global_num_heads', None, 'Attention heads of the global blocks; as --num_heads.'
+  'global_num_heads',
+  None,
+  'Attention heads of the global blocks; as --num_heads.',
+  allow_override=True,
 )
 
 

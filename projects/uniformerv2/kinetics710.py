@@ -25,7 +25,10 @@ from train_lib.console import run_command
 
 _PATHS = {
   name: flags.DEFINE_multi_string(
-    name, [], f'Annotation file of Kinetics-{name[1:]}: training, validation and test; repeat.'
+    name,
+    [],
+    f'Annotation file of Kinetics-{name[1:]}: training, validation and test; repeat.',
+    allow_override=True,
   )
   for name in label_table.SETS
 }

@@ -52,6 +52,16 @@ def test_help_that_is_cut_is_no_error():
   assert (done.returncode, done.stderr) == (1, '')
 
 
+def test_commands_may_be_imported_together():
+  """As tests do, and notebooks: a flag of several commands needs `allow_override`."""
+  folders = ('tools', 'benchmarks', 'projects')
+  files = [path for folder in folders for path in sorted((ROOT / folder).rglob('*.py'))]
+  names = [str(path.relative_to(ROOT).with_suffix('')).replace('/', '.') for path in files]
+  code = f'import importlib\nfor name in {names}: importlib.import_module(name)'
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
 def test_another_broken_pipe_is_an_error():
   code = 'from tools import command\ndef main(): raise BrokenPipeError("a worker")\n'
   done = subprocess.run(

@@ -99,7 +99,8 @@ def test_two_processes_train_as_one(config_file, port, tmp_path, finished, demo_
   two = outputs(*[start(config_file, workdir, port, i) for i in range(2)])
   assert [code for code, *_ in two] == [0, 0], two
   assert 'Devices: 8 x cpu of 2 processes.' in two[0][1]
-  assert [line for line in two[1][1].splitlines() if not line.startswith('[Gloo]')] == []
+  # Of Gloo's lines several threads write, so that one may end in the next.
+  assert [line for line in two[1][1].splitlines() if 'peer ranks' not in line] == []
   same(losses(workdir), losses(alone))
   results = 'eval/demo/test/00000006'
   assert sorted(p.name for p in (workdir / results).iterdir()) == sorted(
