@@ -17,7 +17,10 @@ def runs(tmp_path):
   for name, lines in (('a', A), ('b', B)):
     write(tmp_path / name / 'eval' / 'k400' / 'test' / '00000010', lines)
   flags.FLAGS.mark_as_parsed()
-  return str(tmp_path / 'a'), str(tmp_path / 'b')
+  # Of the flags' defaults, those of the command that was imported last hold.
+  unset = {'task': '', 'dataset': '', 'split': '', 'step': None, 'out': ''}
+  with flagsaver.flagsaver(**unset, intersect=False, json=False):
+    yield str(tmp_path / 'a'), str(tmp_path / 'b')
 
 
 def test_text_and_files(runs, tmp_path, capsys):
