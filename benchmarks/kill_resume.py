@@ -27,6 +27,7 @@ from typing import Any
 from absl import flags
 from rich.progress import track
 
+from benchmarks.tiny_run import OVERRIDES
 from datasets import demo
 from tools import command
 from train_lib import checkpoint, json_lines
@@ -66,23 +67,13 @@ class Run:
   def start(self) -> subprocess.Popen:
     """Starts or restarts it, in a process group of its own."""
     config = {
+      **OVERRIDES,
       'datasets.demo.dir': self.data,
-      'datasets.demo.temporal_views': 2,
-      'datasets.demo.clip.frames': 4,
-      'trunk.hidden_size': 16,
-      'trunk.num_layers': 1,
-      'trunk.temporal_num_layers': 1,
-      'trunk.num_heads': 2,
-      'trunk.mlp_dim': 16,
-      'trunk.tubelet': (2, 8, 8),
-      'batch_size': 8,
       'duration': f'{self.steps} steps',
       'log_every': '1 step',
       'log_examples': True,
       'loader_processes': self.workers,
-      'optimizer.warmup': '2 steps',
       'evaluation.every': f'{EVALUATE_EVERY} steps',
-      'evaluation.pictures': False,
       'checkpoint.every': f'{SAVE_EVERY} steps',
     }
     arguments = [f'--config.{key}={value}' for key, value in config.items()]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
+from benchmarks.tiny_run import OVERRIDES
 from datasets import demo
 from tools import command
 from train_lib import checkpoint
@@ -42,20 +43,10 @@ def sweep(add):
 def start(folder: Path, out: Path, steps: int, parallel: int) -> subprocess.Popen:
   """Starts the sweep, in a process group of its own."""
   config = {
+    **OVERRIDES,
     'datasets.demo.dir': folder / 'data',
-    'datasets.demo.temporal_views': 2,
-    'datasets.demo.clip.frames': 4,
-    'trunk.hidden_size': 16,
-    'trunk.num_layers': 1,
-    'trunk.temporal_num_layers': 1,
-    'trunk.num_heads': 2,
-    'trunk.mlp_dim': 16,
-    'trunk.tubelet': (2, 8, 8),
-    'batch_size': 8,
     'duration': f'{steps} steps',
-    'optimizer.warmup': '2 steps',
     'log_every': '5 steps',
-    'evaluation.pictures': False,
     'checkpoint.every': f'{SAVE_EVERY} steps',
   }
   arguments = ['--config=configs/vivit/demo.py', f'--sweep={folder / "sweep.py"}']

@@ -172,9 +172,8 @@ class NewestFrames:
     """Ends the thread with the frame that it waits for, and releases the camera."""
     self._ended = True
     self._thread.join(_LONGEST_READ)
-    if (
-      not self._thread.is_alive()
-    ):  # It may wait for a picture for ever; to release it then crashes.
+    # It may wait for a picture for ever; to release the camera then crashes.
+    if not self._thread.is_alive():
       self._camera.release()
 
   def __enter__(self) -> Self:

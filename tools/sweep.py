@@ -31,7 +31,7 @@ if TYPE_CHECKING:
   from train_lib.sweep import Description
   from train_lib.sweep_runs import Run
 
-_CONFIG = config_flags.DEFINE_config_file(
+config_flags.DEFINE_config_file(
   'config',
   None,
   'Config of rows that name none; --config.KEY=VALUE holds for every run.',
